@@ -1,0 +1,223 @@
+"""How fast a configuration runs on this machine: data, model, both together, and next to `transformers`.
+
+The model is measured on random features of the configuration's size; the data are the recipe's own
+training batches, where its data folder has them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiotag.config import AstEncoder, Config
+from audiotag.data.splits import open_split, read_labels
+from audiotag.distributed import World
+from audiotag.errors import ConfigError, DataError
+from audiotag.evaluation.scoring import model_inputs
+from audiotag.frontend import FRAME_LENGTH, FRAME_SHIFT
+from audiotag.labels import Label, LabelTable
+from audiotag.optim.optimizers import build_optimizer
+from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
+from audiotag.tagger import build_tagger
+from audiotag.training.loaders import fill_in_statistics, training_data
+from audiotag.training.trainer import AMP_DTYPES
+
+DEFAULT_CLASSES = 527  # AudioSet's, where no label list is at hand
+DEFAULT_FRAMES = 1000  # 10 s, for encoders that take any length
+
+
+class Learner:
+    """A model with all that a training step needs: optimiser, precision, clipping.
+
+    Args:
+        model: (features (B,T,F), lengths (B,)) to logits (B,C).
+        config: precision, compilation, clipping and the optimiser are taken from it.
+        device: where the model is.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.amp_dtype = AMP_DTYPES[config.training.amp]
+        self.clip_norm = config.training.clip_norm or float("inf")
+        self.optimizer = build_optimizer(config.optimizer.model_dump(), model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
+        if config.training.compile:
+            model.compile()
+
+    def logits(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Logits in the configured precision."""
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.model(features, lengths)
+
+    @torch.no_grad()
+    def forward(self, features: Tensor, lengths: Tensor) -> int:
+        """What evaluation does; returns the number of clips."""
+        self.model.eval()
+        self.logits(features, lengths)
+        return len(features)
+
+    def train(self, features: Tensor, lengths: Tensor, targets: Tensor) -> int:
+        """What training does: forward, backward, clipping, optimiser step; returns the number of clips."""
+        self.model.train()
+        logits = self.logits(features, lengths)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return len(features)
+
+
+class Benchmark:
+    """Measures one configuration; its `data.batch_size` is the size of all batches.
+
+    Args:
+        config: what is measured.
+        device: where the model runs.
+        data_dir: the recipe's data folder; data are left out of the measurement when it has none.
+    """
+
+    def __init__(self, config: Config, device: torch.device, data_dir: Path) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
+        torch.backends.cudnn.allow_tf32 = config.training.tf32
+        torch.manual_seed(config.seed)
+        self.device = device
+        self.batches: Iterator[dict[str, Any]] | None = None
+        self.no_data: str | None = None
+        config, labels = self._open_data(config, data_dir)
+        self.config = config
+        self.tagger = build_tagger(config.features.model_dump(), config.encoder.model_dump(), labels)
+        self.learner = Learner(self.tagger.to(device), config, device)
+        frontend = self.tagger.frontend
+        batch_size, frames = config.data.batch_size, frontend.target_frames or DEFAULT_FRAMES
+        self.features = torch.randn(batch_size, frames, frontend.num_mel_bins, device=device)
+        self.lengths = torch.full((batch_size,), frames, device=device)
+        self.targets = (torch.rand(batch_size, len(labels), device=device) < 0.01).float()
+        samples = (frames - 1) * FRAME_SHIFT + FRAME_LENGTH
+        self.waveforms = 0.1 * torch.randn(batch_size, samples, device=device)
+        self.num_samples = torch.full((batch_size,), samples, device=device)
+
+    def _open_data(self, config: Config, data_dir: Path) -> tuple[Config, LabelTable]:
+        """Open the recipe's training batches if they are there; returns what is known only with them."""
+        try:
+            labels = read_labels(data_dir)
+            config = fill_in_statistics(config, data_dir)
+            world = World(rank=0, local_rank=0, size=1, device=self.device)
+            features = config.features
+            manifest = open_split(data_dir, "train", preset=features.preset, storage=features.storage)
+            _, loader = training_data(config, manifest, data_dir, labels, world)
+        except DataError as error:
+            self.no_data = str(error)
+            labels = LabelTable([Label(i, f"/c/{i}", f"class {i}") for i in range(DEFAULT_CLASSES)])
+            plain = config.features.model_copy(update={"normalization": "none"})
+            return config.model_copy(update={"features": plain}), labels
+        self.batches = itertools.chain.from_iterable(loader(epoch) for epoch in itertools.count(1))
+        return config, labels
+
+    def run(self, watch: Stopwatch) -> dict[str, Any]:
+        """Clips/s by kind of work, None for what needs data that are not there, and peak memory."""
+        memory = PeakMemory(self.device)
+        memory.reset()
+        rates: dict[str, Spread | None] = {"forward": watch.rate(self.forward)}
+        forward_mib = memory.read_mib()
+        memory.reset()
+        rates["train"] = watch.rate(self.train)
+        train_mib = memory.read_mib()
+        rates["frontend"] = watch.rate(self.featurize)
+        rates["data"] = watch.rate(self.load) if self.batches else None
+        rates["together"] = watch.rate(self.load_and_train) if self.batches else None
+        return {
+            "clips_per_s": rates,
+            "no_data": self.no_data,
+            "peak_memory": {"kind": memory.kind, "forward_mib": forward_mib, "train_mib": train_mib},
+        }
+
+    def compare(self, watch: Stopwatch) -> dict[str, Any]:
+        """The same model in `transformers`, with the same optimiser and precision, in turn with ours."""
+        twin = build_twin(self.config.encoder, self.features.shape[1:], len(self.tagger.labels))
+        rival = Learner(twin.to(self.device), self.config, self.device)
+        return {
+            "forward": watch.compare(self.forward, lambda: rival.forward(self.features, self.lengths)),
+            "train": watch.compare(
+                self.train, lambda: rival.train(self.features, self.lengths, self.targets)
+            ),
+            "parameters": count_parameters(twin),
+        }
+
+    def forward(self) -> int:
+        """One evaluation step on random features."""
+        return self.learner.forward(self.features, self.lengths)
+
+    def train(self) -> int:
+        """One training step on random features."""
+        return self.learner.train(self.features, self.lengths, self.targets)
+
+    def featurize(self) -> int:
+        """Features of a batch of random waveforms."""
+        return len(self.tagger.frontend(self.waveforms, self.num_samples)[0])
+
+    def load(self) -> int:
+        """One batch of the recipe's data."""
+        return len(next(self.batches)["ids"])
+
+    def load_and_train(self) -> int:
+        """One batch of the recipe's data and a training step on it."""
+        batch = next(self.batches)
+        features, lengths = model_inputs(self.tagger, batch, self.device)
+        return self.learner.train(features, lengths, batch["labels"].to(self.device, non_blocking=True))
+
+
+class Twin(nn.Module):
+    """`transformers`' ASTForAudioClassification, called like a tagger."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Features (B,T,F) to logits (B,C)."""
+        return self.model(features).logits
+
+
+def build_twin(encoder: AstEncoder, feature_shape: tuple[int, int], num_classes: int) -> Twin:
+    """The model of `transformers` with the sizes of an AST encoder, random weights and SDPA attention."""
+    if encoder.name != "ast":
+        raise ConfigError(f"transformers has no model like encoder {encoder.name}: only ast is compared")
+    try:
+        from transformers import ASTConfig, ASTForAudioClassification
+    except ImportError:
+        raise ConfigError("the comparison needs transformers: pip install 'audiotag[hf]'") from None
+    frames, bins = feature_shape
+    return Twin(
+        ASTForAudioClassification(
+            ASTConfig(
+                hidden_size=encoder.embed_dim,
+                num_hidden_layers=encoder.depth,
+                num_attention_heads=encoder.num_heads,
+                intermediate_size=round(encoder.mlp_ratio * encoder.embed_dim),
+                hidden_dropout_prob=encoder.dropout,
+                attention_probs_dropout_prob=encoder.attention_dropout,
+                layer_norm_eps=encoder.block_norm_eps,
+                patch_size=encoder.patch_size,
+                frequency_stride=encoder.freq_stride,
+                time_stride=encoder.time_stride,
+                max_length=frames,
+                num_mel_bins=bins,
+                num_labels=num_classes,
+                attn_implementation="sdpa",
+            )
+        )
+    )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,58 @@
+"""Export trained weights as a folder that `audiotag.load` reads: safetensors, config and labels.
+
+The `evaluation` section of the config chooses the weights, as for evaluate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from audiotag.commandline import add_config_arguments, config_from_args, make_parser
+from audiotag.errors import run_command
+from audiotag.export.package import export_package, load_tagger
+from audiotag.labels import LabelTable
+from audiotag.logs import set_up_logging
+from audiotag.training.averaging import choose_weights
+
+logger = logging.getLogger("audiotag.export")
+
+
+def main() -> None:
+    args = parse_arguments()
+    config = config_from_args(args)
+    set_up_logging(verbose=args.verbose)
+    choice = config.evaluation
+    chosen = choose_weights(args.exp_dir, best=choice.best, epoch=choice.epoch, avg=choice.avg)
+    checkpoint = chosen.checkpoint
+    export_package(
+        args.dest,
+        weights=chosen.weights,
+        config=checkpoint["config"],
+        labels=LabelTable.from_rows(checkpoint["labels"]),
+        info={
+            "weights": chosen.name,
+            "checkpoints": chosen.files,
+            "title": checkpoint["config"]["title"],
+            "last_epoch_metrics": checkpoint["metrics"],
+            "coverage": checkpoint.get("coverage", {}),
+            "provenance": checkpoint.get("provenance", {}),
+        },
+    )
+    # What was written is read back, so that a folder that cannot be used is noticed here.
+    tagger = load_tagger(args.dest)
+    logger.info("exported %s with %d classes to %s", chosen.name, len(tagger.labels), args.dest)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser("export", __doc__)
+    add_config_arguments(parser)
+    parser.add_argument("--exp-dir", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--to", choices=["package"], default="package", help="format to write")
+    parser.add_argument("--dest", type=Path, required=True, help="folder to write")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_command(main)

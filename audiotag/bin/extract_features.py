@@ -1,0 +1,26 @@
+"""Store the log-mel features of all splits (stage 2), unless they are computed on the fly."""
+
+from __future__ import annotations
+
+import logging
+
+from audiotag.commandline import config_from_args, make_data_parser
+from audiotag.errors import run_command
+from audiotag.logs import set_up_logging
+
+
+def main() -> None:
+    args = make_data_parser("extract_features", __doc__).parse_args()
+    set_up_logging(verbose=args.verbose)
+    config = config_from_args(args)
+    if config.features.storage == "on_the_fly":
+        logging.info("features.storage is on_the_fly: there is nothing to do")
+        return
+    # Not at the top: the import takes longer than having nothing to do.
+    from audiotag.corpora.features import extract_splits
+
+    extract_splits(args.data_dir, preset=config.features.preset, num_jobs=args.nj)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,317 @@
+"""The typed configuration of a recipe: every section, every key, its default and its meaning.
+
+The text under a field is its documentation: it appears in the README's table and in editors. Keys are
+public; renaming one breaks users' files. Reading YAML files is the business of `configfile.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+NonNegativeCount = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; keys that it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class AudioSetCorpus(Section):
+    """A corpus in AudioSet's own layout: label list, segment lists, a folder of audio files."""
+
+    name: Literal["audioset"] = "audioset"
+    """Which reader prepares the corpus."""
+    dir: str | None = None
+    """Folder of the corpus; recipes fill it in from db.sh."""
+    labels: str = "class_labels_indices.csv"
+    """Label list (index, mid, display_name), relative to `dir`."""
+    train_lists: list[str] = ["balanced_train_segments.csv"]
+    """Segment lists whose clips are trained on, relative to `dir`."""
+    eval_lists: list[str] = ["eval_segments.csv"]
+    """Segment lists whose clips are evaluated on, relative to `dir`."""
+    audio_dir: str = "audio"
+    """Folder of the audio files, relative to `dir`, searched with all its sub-folders."""
+    valid_share: Fraction = 0.05
+    """Share of the training clips held out as `valid`, stratified by label; 0 holds out none."""
+    valid_seed: Seed = 0
+    """Seed of the choice of the `valid` clips."""
+    min_duration_s: NonNegative = 0.1
+    """Clips shorter than this are skipped."""
+    max_skip: Share = 0.05
+    """Largest share of listed clips of a split that may be missing or unusable before stage 1 fails."""
+
+
+class Features(Section):
+    """From waveform to the log-mel features that the encoder sees."""
+
+    preset: Literal["icefall80", "ast128", "beats128"] = "ast128"
+    """Filter bank, scaling, padding and normalisation of a published system."""
+    storage: Literal["stored", "on_the_fly"] = "stored"
+    """`stored`: stage 2 writes fbank to disk; `on_the_fly`: computed from audio on the model's device."""
+    target_frames: Count | None = None
+    """Every clip is cut or padded to this many frames of 10 ms; null takes the preset's (ast128: 1024)."""
+    normalization: Literal["preset", "corpus", "none"] = "preset"
+    """Mean and deviation: the preset's constants, those that stage 4 measured on train, or none."""
+    mean: float | None = None
+    """Mean to subtract; overrides `normalization` together with `std`."""
+    std: Positive | None = None
+    """Standard deviation; features are divided by twice this value."""
+
+    @property
+    def stats_name(self) -> str:
+        """Name of what stage 4 measures: its numbers depend on these settings."""
+        return f"{self.preset}_{self.target_frames or 'preset'}_{self.storage}"
+
+    @model_validator(mode="after")
+    def _mean_and_std_go_together(self) -> Features:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std must be given together")
+        return self
+
+
+class AstEncoder(Section):
+    """Audio Spectrogram Transformer of any size and stride."""
+
+    name: Literal["ast"] = "ast"
+    """Which encoder."""
+    embed_dim: Count = 768
+    """Width of the transformer."""
+    depth: Count = 12
+    """Number of blocks."""
+    num_heads: Count = 12
+    """Attention heads; must divide `embed_dim`."""
+    mlp_ratio: Positive = 4.0
+    """Hidden width of the feed-forward part over `embed_dim`."""
+    patch_size: Count = 16
+    """Side of the square patches, in mel bins and frames."""
+    freq_stride: Count = 10
+    """Step between patches along frequency."""
+    time_stride: Count = 10
+    """Step between patches along time."""
+    dropout: Fraction = 0.0
+    """Dropout after the position embedding and inside the feed-forward part."""
+    attention_dropout: Fraction = 0.0
+    """Dropout of attention weights."""
+    drop_path: Fraction = 0.0
+    """Stochastic depth: rate at the last block, rising linearly from 0 at the first."""
+    block_norm_eps: Positive = 1e-6
+    """LayerNorm eps inside the blocks (original checkpoints 1e-6, Hugging Face 1e-12)."""
+    final_norm_eps: Positive = 1e-6
+    """LayerNorm eps after the last block (original 1e-6, Hugging Face 1e-12)."""
+    head_norm_eps: Positive = 1e-5
+    """LayerNorm eps before the linear head (original 1e-5, Hugging Face 1e-12)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> AstEncoder:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
+        return self
+
+
+class Data(Section):
+    """How clips become batches."""
+
+    batch_size: Count | None = 16
+    """Most clips of a batch on one process; null for no limit."""
+    max_duration_s: Positive | None = None
+    """Most seconds of audio of a batch on one process, padding included; null for no limit."""
+    sampling: Literal["shuffle", "weighted"] = "shuffle"
+    """`shuffle`: every clip once an epoch; `weighted`: drawn by stage 4's class-balanced weights."""
+    samples_per_epoch: Count | None = None
+    """Clips drawn per epoch over all processes; null takes the size of the training set."""
+    num_workers: NonNegativeCount = 2
+    """Loader processes for each training process; 0 loads in the training process itself."""
+
+    @model_validator(mode="after")
+    def _batches_have_a_limit(self) -> Data:
+        if self.batch_size is None and self.max_duration_s is None:
+            raise ValueError("one of batch_size and max_duration_s is needed")
+        return self
+
+
+class Noise(Section):
+    """MUSAN-style noise mixed into training clips."""
+
+    dir: str | None = None
+    """Folder of the MUSAN corpus; recipes fill it in from db.sh."""
+    probability: Share = 0.5
+    """Chance that a clip gets noise."""
+    snr_db: tuple[float, float] = (10.0, 20.0)
+    """Range of the signal-to-noise ratio, drawn uniformly."""
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Noise:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db must be [lowest, highest], found {list(self.snr_db)}")
+        return self
+
+
+class Augment(Section):
+    """What changes training clips; everything is off in evaluation."""
+
+    noise: Noise | None = None
+    """Mix in noise; stage 3 prepares it. null mixes none."""
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    """Which optimiser."""
+    lr: Positive = 1e-3
+    """Base learning rate, which the schedule multiplies."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the running moments."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay of matrices and kernels; norms, biases and embeddings get none."""
+
+
+class Adam(Section):
+    """Adam with the original's coupled L2 penalty on all parameters."""
+
+    name: Literal["adam"] = "adam"
+    """Which optimiser."""
+    lr: Positive = 1e-4
+    """Base learning rate, which the schedule multiplies."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the running moments."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegative = 0.0
+    """L2 penalty, added to the gradient of every parameter."""
+
+
+class Warmup(Section):
+    """What all schedules share: a linear rise from 0 at the start."""
+
+    warmup_steps: NonNegativeCount = 0
+    """Updates of linear warm-up."""
+    warmup_ratio: Fraction = 0.0
+    """Warm-up as a share of all updates; used when `warmup_steps` is 0."""
+
+
+class ConstantSchedule(Warmup):
+    """Warm-up, then the base rate."""
+
+    name: Literal["constant"] = "constant"
+    """Which schedule."""
+
+
+class LinearSchedule(Warmup):
+    """Warm-up, then a straight line down to `final_factor` at the last update."""
+
+    name: Literal["linear"] = "linear"
+    """Which schedule."""
+    final_factor: Share = 0.0
+    """Rate at the end over the base rate."""
+
+
+class CosineSchedule(Warmup):
+    """Warm-up, then half a cosine down to `final_factor` at the last update."""
+
+    name: Literal["cosine"] = "cosine"
+    """Which schedule."""
+    final_factor: Share = 0.0
+    """Rate at the end over the base rate."""
+
+
+class Training(Section):
+    """The training loop."""
+
+    epochs: Count = 10
+    """Passes over the training clips, or over `samples_per_epoch` of them."""
+    amp: Literal["off", "fp16", "bf16"] = "off"
+    """Mixed precision; fp16 scales the loss."""
+    tf32: bool = True
+    """Allow TF32 matrix products on GPUs."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    accumulate: Count = 1
+    """Batches whose gradients are added up before one update."""
+    clip_norm: Positive | None = 1.0
+    """Largest norm of the gradient; null does not clip."""
+    log_every: Count = 20
+    """Updates between two log lines and TensorBoard points."""
+    best_metric: Literal["mAP", "mAUC", "accuracy", "loss"] = "mAP"
+    """Validation metric that names the best epoch."""
+    keep_last: NonNegativeCount = 0
+    """Newest epoch checkpoints kept, besides the best and those averaged with it; 0 keeps all."""
+
+
+class Evaluation(Section):
+    """Which weights are evaluated, on what."""
+
+    splits: Annotated[list[Literal["valid", "eval"]], Field(min_length=1)] = ["eval"]
+    """Splits that stage 6 evaluates."""
+    best: bool = False
+    """Take the epoch with the best validation metric in place of the last."""
+    epoch: Count | None = None
+    """Take this epoch; null takes the last one."""
+    avg: Count = 1
+    """Average the weights of this many epochs, ending at the chosen one."""
+    batch_size: Count = 32
+    """Clips of a batch."""
+    zero_without_positives: bool = False
+    """Count classes without positives as AP 0 in the means (old papers do); otherwise leave them out."""
+
+    @model_validator(mode="after")
+    def _one_choice_of_epoch(self) -> Evaluation:
+        if self.best and self.epoch is not None:
+            raise ValueError("best and epoch exclude each other")
+        return self
+
+
+Encoder = AstEncoder
+Optimizer = Annotated[AdamW | Adam, Field(discriminator="name")]
+Schedule = Annotated[ConstantSchedule | LinearSchedule | CosineSchedule, Field(discriminator="name")]
+
+
+class Config(Section):
+    """A whole recipe."""
+
+    title: str = ""
+    """What this configuration is, in a few words; appears in the results."""
+    seed: Seed = 42
+    """Every random choice of a run derives from it."""
+    corpus: AudioSetCorpus = AudioSetCorpus()
+    """The corpus and its splits."""
+    features: Features = Features()
+    """Waveform to log-mel features."""
+    encoder: Encoder = AstEncoder()
+    """The encoder, chosen by `name`."""
+    data: Data = Data()
+    """Batches and sampling."""
+    augment: Augment = Augment()
+    """Augmentation of training clips."""
+    optimizer: Optimizer = AdamW()
+    """The optimiser, chosen by `name`."""
+    schedule: Schedule = ConstantSchedule()
+    """The learning-rate schedule, chosen by `name`."""
+    training: Training = Training()
+    """The training loop."""
+    evaluation: Evaluation = Evaluation()
+    """Evaluation."""
+
+    @model_validator(mode="after")
+    def _averaged_epochs_exist(self) -> Config:
+        if self.evaluation.avg > self.training.epochs:
+            raise ValueError(
+                f"evaluation.avg {self.evaluation.avg} is more than training.epochs {self.training.epochs}"
+            )
+        if 0 < self.training.keep_last < self.evaluation.avg:
+            raise ValueError(
+                f"training.keep_last {self.training.keep_last} keeps too few checkpoints for "
+                f"evaluation.avg {self.evaluation.avg}"
+            )
+        return self

@@ -1,0 +1,33 @@
+"""Encoders by name: log-mel features (B,T,F) and lengths to embeddings (B,S,D) and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from audiotag.encoders.ast import Ast
+from audiotag.errors import ConfigError
+
+
+def build_encoder(name: str, *, num_mel_bins: int, target_frames: int | None, **kwargs: Any) -> nn.Module:
+    """The encoder of this name for features of `num_mel_bins` bins and `target_frames` frames.
+
+    `target_frames` is None when clips keep their own lengths; `kwargs` are the encoder's own settings.
+    """
+    if name not in ENCODERS:
+        raise ConfigError(f"encoder.name: no encoder {name!r}; there are {', '.join(ENCODERS)}")
+    return ENCODERS[name](num_mel_bins=num_mel_bins, target_frames=target_frames, **kwargs)
+
+
+def build_ast(num_mel_bins: int, target_frames: int | None, **kwargs: Any) -> Ast:
+    """An AST, whose input has one fixed length."""
+    if target_frames is None:
+        raise ConfigError(
+            "encoder ast needs inputs of one length: set features.target_frames (frames of 10 ms)"
+        )
+    return Ast(input_frames=target_frames, num_mel_bins=num_mel_bins, **kwargs)
+
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"ast": build_ast}

@@ -1,0 +1,107 @@
+"""The errors that a user can cause and mend, and how a command reports them.
+
+A message says what is wrong, where (file, id or key), what was expected and found, and what to do.
+Commands print it as one line and leave with the error's own exit code; `--verbose` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+class AudiotagError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(AudiotagError):
+    """A YAML file, a `--set` or an option that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(AudiotagError):
+    """A corpus, manifest, feature or score file that is missing, damaged or does not fit."""
+
+    exit_code = 3
+
+
+class CheckpointError(AudiotagError):
+    """A checkpoint or exported model that is missing, damaged or of another model."""
+
+    exit_code = 4
+
+
+class TrainingError(AudiotagError):
+    """A run that cannot go on, such as a loss that is not finite."""
+
+    exit_code = 5
+
+
+class StorageError(AudiotagError):
+    """A disk that is full or a folder that cannot be written."""
+
+    exit_code = 6
+
+
+EXIT_INTERRUPTED = 130
+
+
+def run_command(main: Callable[[], None], verbose: bool | None = None) -> None:
+    """Run a command's main function; turn errors into one line on stderr and an exit code.
+
+    `verbose` defaults to whether `--verbose` is among the arguments, so that errors raised while the
+    arguments are still being parsed obey it too.
+    """
+    if verbose is None:
+        verbose = "--verbose" in sys.argv[1:]
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        message, exit_code = describe(error)
+        if exit_code == 1 and not verbose and not isinstance(error, AudiotagError):
+            message += " (run again with --verbose for the traceback)"
+        # One write a line, so that the lines of several processes do not run into each other.
+        sys.stderr.write(f"error: {rank_prefix()}{message}\n")
+        sys.exit(exit_code)
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """The one line and the exit code for an error, also for those of the operating system."""
+    if isinstance(error, AudiotagError):
+        return one_line(str(error)), error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f" while writing {error.filename}" if error.filename else ""
+        why = "the disk is full" if error.errno == errno.ENOSPC else os.strerror(error.errno)
+        message = f"{why}{where}: free some space and run the same command again"
+        return message, StorageError.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"no permission for {error.filename}: {os.strerror(error.errno)}", StorageError.exit_code
+    if type(error).__name__ == "OutOfMemoryError":
+        message = (
+            "the GPU's memory is too small: lower data.batch_size (or data.max_duration_s) and raise "
+            "training.accumulate by the same factor, or take training.amp bf16"
+        )
+        return message, TrainingError.exit_code
+    return one_line(f"{type(error).__name__}: {error}"), 1
+
+
+def rank_prefix() -> str:
+    """Which process speaks, for all but the first of a run with several."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"[rank {rank}] "
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, since one error is one line."""
+    return " ".join(text.split())

@@ -1,0 +1,262 @@
+"""Pictures of a run: training curves, AP per class, precision-recall curves.
+
+Every function draws on a Figure of its own and writes a PNG: no global state, no display. matplotlib is
+imported when a picture is drawn, since it is slow to import and only reports need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from audiotag.evaluation.curves import Curve
+from audiotag.evaluation.metrics import precision_recall_curve
+from audiotag.evaluation.results import ClassResult
+from audiotag.evaluation.scores import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, PURPLE = "#2a6ebb", "#e07b28", "#2f9e6e", "#c8443f", "#7d5ba6"
+INK, GREY, LIGHT = "#22272e", "#6b7480", "#dfe3e8"
+CLASS_COLOURS = (GREEN, BLUE, PURPLE, ORANGE, RED)
+
+DPI = 130
+MOST_BARS = 60
+EXTREMES = 15
+NAME_LENGTH = 34
+CURVE_POINTS = 2000
+
+
+def plot_training(curves: dict[str, Curve], path: Path) -> None:
+    """Loss of training and validation, validation mAP and the learning rate over the updates."""
+    figure = new_figure(13.0, 3.8)
+    loss_axes, map_axes, lr_axes = figure.subplots(1, 3)
+
+    style(loss_axes, "Loss", "update", "binary cross-entropy")
+    losses = [
+        (tag, colour) for tag, colour in (("train", BLUE), ("valid", ORANGE)) if f"{tag}/loss" in curves
+    ]
+    for tag, colour in losses:
+        draw_curve(loss_axes, curves[f"{tag}/loss"], colour, tag)
+    shown = [curves[f"{tag}/loss"].values for tag, _ in losses]
+    if shown and np.min(np.concatenate(shown)) > 0 and np.ptp(np.log(np.concatenate(shown))) > np.log(4):
+        use_log_scale(loss_axes)
+    label_lines(loss_axes, losses)
+
+    style(map_axes, "mAP on valid", "update", "mAP")
+    if "valid/mAP" in curves:
+        curve = curves["valid/mAP"]
+        draw_curve(map_axes, curve, ORANGE, "valid")
+        step, value = curve.best()
+        map_axes.plot(step, value, "o", markersize=9, markerfacecolor="none", markeredgecolor=INK)
+        inwards = "right" if step > np.mean(curve.steps[[0, -1]]) else "left"
+        map_axes.annotate(
+            f"best {value:.4f}", (step, value), (0, -18), textcoords="offset points", ha=inwards, color=INK
+        )
+        map_axes.set_ylim(0.0, 1.02 if value > 0.5 else None)
+    label_lines(map_axes, "valid/mAP" in curves)
+
+    style(lr_axes, "Learning rate", "update", "")
+    if "train/lr" in curves:
+        lr_axes.plot(curves["train/lr"].steps, curves["train/lr"].values, color=GREEN, linewidth=1.8)
+        lr_axes.set_ylim(bottom=0.0)
+        lr_axes.yaxis.set_major_formatter("{x:g}")
+    label_lines(lr_axes, "train/lr" in curves)
+    for axes in (loss_axes, map_axes, lr_axes):
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=6)
+    save(figure, path)
+
+
+def plot_per_class(classes: Sequence[ClassResult], mean_ap: float | None, path: Path) -> None:
+    """AP of every class: named bars while they can be read, else the distribution and its two ends."""
+    ranked = sorted((one for one in classes if one.positives), key=lambda one: (-one.ap, one.index))
+    if len(ranked) <= MOST_BARS:
+        figure = new_figure(8.5, 1.4 + 0.27 * max(len(ranked), 4))
+        axes = figure.subplots()
+        draw_bars(axes, ranked, mean_ap)
+        style(axes, "Average precision per class", "AP  (number of positive clips beside it)", "", grid="x")
+        save(figure, path)
+        return
+
+    figure = new_figure(13.0, 9.4)
+    (profile, scatter), (top, bottom) = figure.subplots(2, 2, height_ratios=(1.0, 1.25))
+    ap = np.array([one.ap for one in ranked])
+    style(profile, f"AP of {len(ranked)} classes, best to worst", "classes", "AP")
+    profile.fill_between(np.arange(1, len(ap) + 1), ap, color=BLUE, alpha=0.2, linewidth=0)
+    profile.plot(np.arange(1, len(ap) + 1), ap, color=BLUE, linewidth=1.8)
+    profile.set_xlim(1, len(ap))
+    profile.set_ylim(0.0, 1.0)
+    if mean_ap is not None:
+        profile.axhline(mean_ap, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        profile.annotate(
+            f"mAP {mean_ap:.4f}", (1, mean_ap), (-6, 5), textcoords="offset points",
+            xycoords=("axes fraction", "data"), ha="right", color=INK,
+        )  # fmt: skip
+
+    style(scatter, "AP and number of positive clips", "positive clips", "AP")
+    scatter.plot(
+        [one.positives for one in ranked],
+        ap,
+        "o",
+        color=BLUE,
+        alpha=0.45,
+        markersize=4.5,
+        markeredgewidth=0,
+        clip_on=False,
+    )
+    scatter.set_xscale("log")
+    scatter.xaxis.set_major_formatter("{x:,.0f}")
+    scatter.set_ylim(0.0, 1.0)
+
+    for axes, title, some in (
+        (top, f"Best {EXTREMES} classes", ranked[:EXTREMES]),
+        (bottom, f"Worst {EXTREMES} classes", ranked[-EXTREMES:]),
+    ):
+        draw_bars(axes, some, None)
+        style(axes, title, "AP  (number of positive clips beside it)", "", grid="x")
+    save(figure, path)
+
+
+def plot_precision_recall(scores: Scores, classes: Sequence[ClassResult], path: Path) -> None:
+    """Precision over recall of all clip-class pairs as one ranking, and of five classes of spread-out AP."""
+    figure = new_figure(7.6, 6.2)
+    axes = figure.subplots()
+    style(axes, "Precision and recall", "recall", "precision")
+    draw_f1_lines(axes)
+    ranked = sorted((one for one in classes if one.positives), key=lambda one: -one.ap)
+    picked = sorted(
+        {round(share * (len(ranked) - 1)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)} if ranked else []
+    )
+    for position, colour in zip(picked, CLASS_COLOURS, strict=False):
+        one = ranked[position]
+        curve = precision_recall_curve(scores.logits[:, one.index], scores.labels[:, one.index] > 0)
+        draw_steps(axes, *curve, colour, 1.5, short(one.name))
+    if ranked:
+        curve = precision_recall_curve(scores.logits.ravel(), scores.labels.ravel() > 0)
+        draw_steps(axes, *curve, INK, 2.6, "all clips and classes (micro)")
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.02)
+    if ranked:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
+    save(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches that draws with Agg whatever the user's backend is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.03)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the PNG; without the library's version in it, equal pictures are equal files."""
+    figure.savefig(path, metadata={"Software": None})
+
+
+def style(axes: Axes, title: str, x_label: str, y_label: str, grid: str = "both") -> None:
+    """The house's look: a light grid behind, no frame but the axes, quiet labels."""
+    axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
+    axes.set_xlabel(x_label, color=GREY)
+    axes.set_ylabel(y_label, color=GREY)
+    axes.grid(axis=grid, color=LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=GREY, labelcolor=INK, length=0, labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(LIGHT)
+
+
+def draw_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+    """A line, with its points marked while they can be told apart; smoothed over itself when long."""
+    if len(curve.steps) <= 60:
+        axes.plot(curve.steps, curve.values, "o-", color=colour, label=label, linewidth=1.8, markersize=3.5)
+        return
+    window = max(len(curve.values) // 50, 3)
+    ends = np.pad(curve.values, (window // 2, window - 1 - window // 2), mode="edge")
+    smooth = np.convolve(ends, np.full(window, 1.0 / window), mode="valid")
+    axes.plot(curve.steps, curve.values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(curve.steps, smooth, color=colour, label=label, linewidth=1.8)
+
+
+def use_log_scale(axes: Axes) -> None:
+    """A logarithmic y axis whose ticks are plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def label_lines(axes: Axes, drawn: object) -> None:
+    """A legend when there are several lines; a word in place of an empty plot."""
+    if not drawn:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=GREY)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    elif len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def draw_bars(axes: Axes, classes: Sequence[ClassResult], mean_ap: float | None) -> None:
+    """Horizontal bars of AP, the first class on top, each with its value and number of positives."""
+    rows = np.arange(len(classes))
+    axes.barh(rows, [one.ap for one in classes], color=BLUE, height=0.72)
+    axes.set_yticks(rows, [short(one.name) for one in classes])
+    axes.set_ylim(len(classes) - 0.4, -0.6)
+    axes.set_xlim(0.0, 1.18)
+    axes.set_xticks(np.linspace(0.0, 1.0, 6))
+    plate = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    for row, one in zip(rows, classes, strict=True):
+        text = f"{one.ap:.3f}  ({one.positives:,})"
+        axes.text(one.ap + 0.012, row, text, va="center", fontsize=8.5, color=GREY, bbox=plate)
+    if mean_ap is not None:
+        axes.axvline(mean_ap, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"mAP {mean_ap:.4f}", (mean_ap, 1.0), (0, 3), textcoords="offset points",
+            xycoords=("data", "axes fraction"), ha="center", fontsize=9, color=INK,
+        )  # fmt: skip
+
+
+def draw_steps(
+    axes: Axes, recall: np.ndarray, precision: np.ndarray, colour: str, width: float, label: str
+) -> None:
+    """The steps whose area is the AP, thinned where there are more points than pixels."""
+    ap = np.sum(np.diff(recall, prepend=0.0) * precision)
+    keep = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).astype(int))
+    recall, precision = recall[keep], precision[keep]
+    axes.plot(
+        np.append(0.0, recall),
+        np.append(precision[0], precision),
+        drawstyle="steps-pre",
+        color=colour,
+        linewidth=width,
+        label=f"{label}  (AP {ap:.3f})",
+    )
+
+
+def draw_f1_lines(axes: Axes) -> None:
+    """Faint lines of equal F1."""
+    for f1 in (0.2, 0.4, 0.6, 0.8):
+        recall = np.geomspace(f1 / (2 - f1), 1.0, 100)
+        axes.plot(recall, f1 * recall / (2 * recall - f1), color=LIGHT, linewidth=1.0, zorder=1)
+        axes.annotate(
+            f"F1 {f1:.1f}", (1.0, f1 / (2 - f1)), (4, -3), textcoords="offset points", fontsize=8, color=GREY
+        )
+
+
+def short(name: str) -> str:
+    """A class name that fits beside a plot, with the sign escaped that matplotlib reads as a formula."""
+    cut = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1].rstrip(" ,") + "…"
+    return cut.replace("$", r"\$")

@@ -1,0 +1,271 @@
+"""RESULTS.md and its pictures: what an experiment folder holds, for people to read."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from audiotag.atomic import atomic_write
+from audiotag.errors import AudiotagError, ConfigError, DataError
+from audiotag.evaluation.curves import Curve, read_curves
+from audiotag.evaluation.plots import plot_per_class, plot_precision_recall, plot_training
+from audiotag.evaluation.results import ClassResult, Evaluation, read_evaluation
+from audiotag.evaluation.tables import Table, number, percent, share
+
+# Column of the results table: key of the metrics.
+RESULT_COLUMNS = {
+    "mAP": "mAP",
+    "mAUC": "mAUC",
+    "d'": "d_prime",
+    "F1 micro": "f1_micro",
+    "F1 macro": "f1_macro",
+    "accuracy": "accuracy",
+    "loss": "loss",
+}
+ALL_CLASSES_UP_TO = 30
+EXTREMES = 10
+COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+def write_report(exp_dir: Path, evaluations: Sequence[Evaluation], *, title: str | None = None) -> Path:
+    """Write RESULTS.md and its PNGs into the experiment folder.
+
+    title: what the experiment is; None takes the title in its config.yaml.
+    """
+    config = read_config(exp_dir / "config.yaml")
+    curves = read_curves(exp_dir / "tensorboard")
+    title = config.get("title", "") if title is None else title
+    sections = [
+        "# RESULTS",
+        environment_section(evaluations),
+        f"## {exp_dir.resolve().name}" + (f": {title}" if title else ""),
+        results_table(evaluations).markdown(),
+        means_note(evaluations),
+        data_section(evaluations[0].info.get("coverage") or {}),
+        training_section(curves, config, exp_dir),
+        *(evaluation_section(evaluation, exp_dir) for evaluation in evaluations),
+    ]
+    path = exp_dir / "RESULTS.md"
+    with atomic_write(path) as file:
+        file.write("\n\n".join(section for section in sections if section) + "\n")
+    return path
+
+
+def find_evaluations(exp_dir: Path) -> list[Evaluation]:
+    """The finished evaluations of an experiment: eval first, then valid, each by folder name."""
+    if not exp_dir.is_dir():
+        raise DataError(f"experiment folder not found: {exp_dir}; train and evaluate first (stages 5 and 6)")
+    folders = [path.parent for path in exp_dir.glob("eval_*/metrics.json")]
+    if not folders:
+        raise DataError(f"no evaluation in {exp_dir} (no eval_*/metrics.json); run stage 6 first")
+    return sorted((read_evaluation(folder) for folder in folders), key=place_in_table)
+
+
+def place_in_table(evaluation: Evaluation) -> tuple:
+    """Sort key: eval before other splits, epoch-9 before epoch-10."""
+    parts = re.split(r"(\d+)", evaluation.folder.name)
+    return (
+        evaluation.split != "eval",
+        evaluation.split,
+        [int(part) if part.isdigit() else part for part in parts],
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The stored configuration as plain dictionaries; empty when there is none."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML ({error})") from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def results_table(evaluations: Sequence[Evaluation]) -> Table:
+    """One line per evaluation: what was evaluated and the metrics that papers compare."""
+    numeric = frozenset({"clips", "classes", *RESULT_COLUMNS})
+    table = Table(["split", "weights", "clips", "coverage", "classes", *RESULT_COLUMNS], [], numeric)
+    for evaluation in evaluations:
+        metrics = evaluation.metrics
+        present = coverage_of(evaluation)
+        counted = metrics["num_classes"] - metrics["num_classes_without_positives"]
+        table.rows.append(
+            [
+                evaluation.split,
+                evaluation.weights,
+                number(metrics["num_clips"]),
+                percent(present.get("present", 0), present.get("listed", 0)),
+                f"{counted}/{metrics['num_classes']}",
+                *(number(metrics[key]) for key in RESULT_COLUMNS.values()),
+            ]
+        )
+    return table
+
+
+def means_note(evaluations: Sequence[Evaluation]) -> str:
+    """What the numbers of the results table mean."""
+    rule = "are left out of all means"
+    if any(evaluation.zero_without_positives for evaluation in evaluations):
+        rule = "count as AP 0 in mAP and are left out of the other means"
+    return (
+        "mAP and mAUC are unweighted means over classes, d' is that of mAUC; classes without positive clips "
+        f"{rule} (column `classes`: with positives/all). F1 is taken at probability 0.5; accuracy is "
+        "the share of clips whose highest score is their first label. Coverage is the share of listed clips "
+        "that were present."
+    )
+
+
+def environment_section(evaluations: Sequence[Evaluation]) -> str:
+    """Versions and git state of the first evaluation."""
+    provenance = evaluations[0].info.get("provenance") or {}
+    lines = [f"- {name}: `{value}`" for name, value in provenance.items() if name not in ("command", "host")]
+    return "\n".join(["## Environments", "", *lines]) if lines else ""
+
+
+def data_section(coverage: Mapping[str, Any]) -> str:
+    """Clips and hours of every split, as stage 1 counted them."""
+    if not coverage:
+        return ""
+    table = Table(["split", "clips present", "hours", "skipped"], [], frozenset({"hours"}))
+    for split, counts in coverage.items():
+        hours = number(counts["seconds"] / 3600, 2)
+        table.rows.append(
+            [split, share(counts["present"], counts["listed"]), hours, skipped_text(counts) or "none"]
+        )
+    return "### Data\n\n" + table.markdown()
+
+
+def training_section(curves: Mapping[str, Curve], config: Mapping[str, Any], exp_dir: Path) -> str:
+    """The configuration in short, how training went, and its curves."""
+    parts = ["### Training"]
+    rows = [
+        [
+            name,
+            ", ".join(f"{key} {plain(value)}" for key, value in section.items() if value is not None)
+            or "none",
+        ]
+        for name, section in config.items()
+        if isinstance(section, dict) and name not in ("corpus", "evaluation")
+    ]
+    if rows:
+        parts.append(Table(["section", "settings"], rows).markdown())
+        parts.append(
+            f"All settings, with seed {config.get('seed')}, are in [config.yaml](config.yaml). The same run:"
+        )
+        # The stored config is complete, so that this line does not depend on the recipe's YAML of today.
+        command = f"python -m audiotag.bin.train --config {exp_dir}/config.yaml --exp-dir exp/NEW_TAG"
+        parts.append(f"```\n{command}\n```")
+    if not curves:
+        parts.append(
+            f"There are no TensorBoard files in `{exp_dir / 'tensorboard'}`, hence no training curves."
+        )
+        return "\n\n".join(parts)
+    facts = [f"{max(int(curve.steps[-1]) for curve in curves.values()):,} updates"]
+    if "train/loss" in curves:
+        facts.append(f"training loss at the end {curves['train/loss'].last:.4f}")
+    if "valid/mAP" in curves:
+        step, value = curves["valid/mAP"].best()
+        facts.append(f"best validation mAP {value:.4f} at update {step:,}")
+    if "train/clips_per_s" in curves:
+        speeds = sorted(curves["train/clips_per_s"].values)
+        facts.append(f"{speeds[len(speeds) // 2]:.1f} clips/s (median)")
+    parts.append("; ".join(facts) + ".")
+    plot_training(dict(curves), exp_dir / "training.png")
+    parts.append("![Loss, validation mAP and learning rate over the updates](training.png)")
+    return "\n\n".join(parts)
+
+
+def evaluation_section(evaluation: Evaluation, exp_dir: Path) -> str:
+    """One evaluation in full: checkpoints, command, coverage, classes and pictures."""
+    name, metrics, info = evaluation.folder.name, evaluation.metrics, evaluation.info
+    parts = [f"### {evaluation.split}: {evaluation.weights}"]
+    lines = [f"- folder: [`{name}`]({name}) (scores.npz, metrics.json, per_class.csv)"]
+    if info.get("checkpoints"):
+        lines.append("- checkpoints: " + ", ".join(f"`{Path(path).name}`" for path in info["checkpoints"]))
+    present = coverage_of(evaluation)
+    if present:
+        lines.append(
+            f"- coverage: {share(present['present'], present['listed'])} listed clips present, "
+            f"skipped: {skipped_text(present) or 'none'}"
+        )
+    missing = evaluation.classes_without_positives
+    lines.append(
+        f"- classes without positive clips: {len(missing)}" + (f" ({', '.join(missing)})" if missing else "")
+    )
+    more = ("mAP_micro", "precision_micro", "recall_micro", "top1_in_labels", "exact_match")
+    lines.append("- also: " + ", ".join(f"{key} {number(metrics[key])}" for key in more))
+    parts.append("\n".join(lines))
+    command = (info.get("provenance") or {}).get("command")
+    if command:
+        parts.append(f"Evaluated with\n\n```\n{command}\n```")
+
+    parts.append(class_tables(evaluation.classes))
+    bars, curves = f"{name}_per_class_ap.png", f"{name}_precision_recall.png"
+    plot_per_class(evaluation.classes, metrics["mAP"], exp_dir / bars)
+    plot_precision_recall(evaluation.scores(), evaluation.classes, exp_dir / curves)
+    parts.append(f"![Average precision per class]({bars})")
+    parts.append(f"![Precision-recall curves]({curves})")
+    return "\n\n".join(parts)
+
+
+def class_tables(classes: Sequence[ClassResult]) -> str:
+    """All classes by AP, or the best and the worst of many."""
+    ranked = sorted((one for one in classes if one.positives), key=lambda one: (-one.ap, one.index))
+    if len(ranked) <= ALL_CLASSES_UP_TO:
+        return class_table(ranked).markdown()
+    best, worst = class_table(ranked[:EXTREMES]), class_table(ranked[: -EXTREMES - 1 : -1])
+    return f"Best classes:\n\n{best.markdown()}\n\nWorst classes:\n\n{worst.markdown()}"
+
+
+def class_table(classes: Sequence[ClassResult]) -> Table:
+    """A line per class."""
+    rows = [
+        [one.name, number(one.positives), number(one.ap), number(one.auc), number(one.f1)] for one in classes
+    ]
+    return Table(["class", "positives", "AP", "AUC", "F1"], rows, frozenset({"positives", "AP", "AUC", "F1"}))
+
+
+def coverage_of(evaluation: Evaluation) -> Mapping[str, Any]:
+    """The coverage of the evaluated split that the evaluation carries; empty when it carries none."""
+    return (evaluation.info.get("coverage") or {}).get(evaluation.split, {})
+
+
+def skipped_text(counts: Mapping[str, Any]) -> str:
+    """Reasons and numbers of skipped clips."""
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.get("skipped", {}).items() if count)
+
+
+def plain(value: Any) -> str:
+    """A setting as short text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} {plain(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def check_requirements(requirements: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
+    """Raise unless every evaluation meets every requirement, such as `mAP>=0.5`."""
+    for requirement in requirements:
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*", requirement)
+        try:
+            key, sign, bound = match.groups() if match else (None, None, None)
+            bound = float(bound)
+        except (TypeError, ValueError):
+            raise ConfigError(f"--require {requirement}: expected METRIC>=NUMBER, such as mAP>=0.5") from None
+        for evaluation in evaluations:
+            if key not in evaluation.metrics:
+                known = ", ".join(evaluation.metrics)
+                raise ConfigError(f"--require {requirement}: unknown metric '{key}' (known: {known})")
+            value = evaluation.metrics[key]
+            if value is None or not COMPARISONS[sign](value, bound):
+                raise AudiotagError(
+                    f"{evaluation.folder}: {key} is {number(value)}, required {sign} {bound:g} "
+                    f"({evaluation.split}, {evaluation.weights})"
+                )

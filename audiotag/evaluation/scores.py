@@ -1,0 +1,78 @@
+"""The scores of a set of clips: what metrics, plots and ensembles read, kept in one npz file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audiotag.atomic import atomic_write
+from audiotag.errors import DataError
+
+ARRAYS = ("ids", "logits", "labels")
+
+
+@dataclass
+class Scores:
+    """Logits and labels of N clips and C classes, row by row with the clips' ids.
+
+    ids: N distinct clip ids; logits: (N,C), kept as float32; labels: (N,C), kept as uint8 where they are
+    all 0 or 1, else as float32.
+    """
+
+    ids: list[str]
+    logits: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.ids = [str(clip_id) for clip_id in self.ids]
+        self.logits = np.asarray(self.logits, dtype=np.float32)
+        self.labels = compact(np.asarray(self.labels))
+        if self.logits.ndim != 2 or self.logits.shape != self.labels.shape:
+            raise DataError(
+                f"scores: logits and labels must have the same shape (clips, classes), "
+                f"found {self.logits.shape} and {self.labels.shape}"
+            )
+        if len(self.ids) != len(self.logits):
+            raise DataError(f"scores: {len(self.ids)} ids for {len(self.logits)} rows of logits")
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError(f"scores: clip '{first_repeated(self.ids)}' occurs more than once")
+
+    def save(self, path: Path | str) -> None:
+        """Write the npz file, whole or not at all."""
+        with atomic_write(path, "wb") as file:
+            np.savez(file, ids=np.array(self.ids, dtype=np.str_), logits=self.logits, labels=self.labels)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Scores:
+        """Read what `save` wrote; a DataError names the file and what is wrong with it."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                missing = [name for name in ARRAYS if name not in archive]
+                if missing:
+                    raise DataError(f"it has no array '{missing[0]}', only {', '.join(archive) or 'none'}")
+                arrays = {name: archive[name] for name in ARRAYS}
+            return cls(arrays["ids"].tolist(), arrays["logits"], arrays["labels"])
+        except FileNotFoundError:
+            raise DataError(f"score file not found: {path}; stage 6 makes it") from None
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        # What numpy and zipfile raise for bytes that are not, or no longer, an npz file.
+        except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path}: not a score file, or damaged ({error}); run stage 6 again") from None
+
+
+def compact(labels: np.ndarray) -> np.ndarray:
+    """Labels as uint8 when that loses nothing, else as float32."""
+    hard = labels.astype(bool)
+    return hard.astype(np.uint8) if np.array_equal(hard, labels) else labels.astype(np.float32)
+
+
+def first_repeated(ids: list[str]) -> str:
+    """The first id that occurs a second time."""
+    seen: set[str] = set()
+    return next(clip_id for clip_id in ids if clip_id in seen or seen.add(clip_id))

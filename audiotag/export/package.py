@@ -1,0 +1,121 @@
+"""The exported folder: model.safetensors, config.json, labels.csv; written from and read into taggers.
+
+Nothing in it is a pickle. config.json holds the `features` and `encoder` sections, all that is needed to
+build the model, and where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from audiotag.atomic import atomic_write
+from audiotag.configfile import validate
+from audiotag.errors import CheckpointError, ConfigError, DataError
+from audiotag.labels import LabelTable
+from audiotag.tagger import Tagger, build_tagger
+from audiotag.training.checkpoint import load_checkpoint, load_weights
+
+FORMAT = "audiotag-model"
+VERSION = 1
+
+
+def export_package(
+    folder: Path,
+    *,
+    weights: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    labels: LabelTable,
+    info: dict[str, Any],
+) -> None:
+    """Write a model's weights, the configuration that builds it and its labels into a folder.
+
+    Args:
+        folder: made if absent; files of those names in it are replaced.
+        weights: the tagger's state dict.
+        config: the resolved configuration of its training.
+        labels: its classes.
+        info: what else to keep: checkpoint files, metrics, coverage, provenance.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "features": config["features"],
+        "encoder": config["encoder"],
+        "num_classes": len(labels),
+        "info": info,
+    }
+    with atomic_write(folder / "model.safetensors", "wb") as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    with atomic_write(folder / "config.json") as file:
+        json.dump(description, file, indent=2)
+    labels.write(folder / "labels.csv")
+
+
+def load_tagger(path: str | Path, device: str = "cpu") -> Tagger:
+    """The tagger of a training checkpoint (a file) or an exported model (a folder), in eval mode."""
+    path = Path(path)
+    if path.is_dir():
+        config = read_sections(read_description(path), path / "config.json")
+        labels = read_package_labels(path)
+        weights = read_weights(path / "model.safetensors")
+    else:
+        state = load_checkpoint(path)
+        config = read_sections(state["config"], path)
+        labels = LabelTable.from_rows(state["labels"])
+        weights = state["model"]
+    tagger = build_tagger(config["features"], config["encoder"], labels)
+    load_weights(tagger, weights, path)
+    return tagger.to(device).eval()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """config.json of an exported folder."""
+    path = folder / "config.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not an exported model: it has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an audiotag model; import_checkpoint reads other formats")
+    if description.get("version") != VERSION:
+        raise CheckpointError(f"{path}: version {description.get('version')}, this audiotag reads {VERSION}")
+    return description
+
+
+def read_sections(tree: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The sections that build a model, checked like a configuration file."""
+    sections = {name: tree.get(name) for name in ("features", "encoder")}
+    for name, section in sections.items():
+        if not isinstance(section, dict) or (name == "encoder" and "name" not in section):
+            raise CheckpointError(f"{source}: its section '{name}' is missing or damaged")
+    try:
+        return validate(sections, {}, str(source)).model_dump(mode="json")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def read_package_labels(folder: Path) -> LabelTable:
+    """labels.csv of an exported folder."""
+    try:
+        return LabelTable.read(folder / "labels.csv")
+    except DataError as error:
+        raise CheckpointError(f"{folder} is not an exported model: {error}") from None
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} is not an exported model: it has no {path.name}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from None

@@ -1,0 +1,109 @@
+"""Training checkpoints: one file each, written atomically, read without unpickling code.
+
+A checkpoint is a dictionary of plain values and tensors with these keys:
+    format, version   what this is
+    model             weights of the tagger
+    optimizer         state of the optimiser
+    scaler            state of the fp16 loss scaler (empty without fp16)
+    position          {"epoch", "batch", "step", "world_size"}: epochs finished, batches done in the next
+                      (0, since checkpoints are written between epochs), updates done, by how many processes
+    best              {"epoch", "metric", "value"} so far, or None
+    metrics           what validation measured after this epoch
+    config            the resolved configuration
+    labels            rows [index, mid, name]
+    coverage          clips present of clips listed, per split
+    train_data        {"clips", "digest"}: which clips with which labels it is trained on
+    provenance        versions, git state, command
+Schedules and random states are functions of the position and the config's seed, so none is stored.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audiotag.atomic import atomic_write
+from audiotag.errors import CheckpointError
+
+FORMAT = "audiotag-checkpoint"
+VERSION = 1
+NEEDED = ("model", "optimizer", "scaler", "position", "best", "metrics", "config", "labels")
+
+EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; the old file of that name stays until the new one is safely on disk."""
+    with atomic_write(path, "wb") as file:
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **state}, file)
+        except RuntimeError as error:
+            # torch's writer hides a full disk behind an error of its own.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU and check that it is one."""
+    path = Path(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint not found: {path}") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder; a checkpoint file is expected") from None
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: refused, since it is damaged or holds objects other than tensors and plain values"
+        ) from None
+    except Exception as error:
+        # Arbitrary bytes make torch's reader fail in many ways; its texts say nothing to a user.
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({type(error).__name__}); choose another epoch with "
+            "--epoch, or delete the file and train on (stage 5)"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an audiotag checkpoint; import_checkpoint reads other formats")
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint version {state.get('version')}, this audiotag reads {VERSION}"
+        )
+    missing = [key for key in NEEDED if key not in state]
+    if missing:
+        raise CheckpointError(f"{path}: incomplete checkpoint, without {', '.join(missing)}")
+    return state
+
+
+def epoch_path(exp_dir: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch lies."""
+    return exp_dir / f"epoch-{epoch}.pt"
+
+
+def list_epochs(exp_dir: Path) -> list[int]:
+    """The epochs that have a checkpoint, ascending."""
+    matches = (EPOCH_NAME.fullmatch(path.name) for path in exp_dir.glob("epoch-*.pt"))
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path | str) -> None:
+    """Copy weights into a model; the first tensor that does not fit is named."""
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise CheckpointError(f"{source}: does not fit the model: tensor {name} is missing")
+        if weights[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: does not fit the model: tensor {name} has shape {tuple(weights[name].shape)}, "
+                f"expected {tuple(tensor.shape)}"
+            )
+    for name in weights:
+        if name not in own:
+            raise CheckpointError(f"{source}: does not fit the model: it has an unknown tensor {name}")
+    model.load_state_dict(weights)

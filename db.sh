@@ -1,0 +1,9 @@
+# Where the corpora of this site live: absolute paths. A variable that is set in the environment wins.
+# shellcheck shell=bash
+
+# AudioSet: audio/<any folders>/<YouTube id>.wav (or .flac ...); stage 0 adds the official lists where they
+# are missing.
+export AUDIOSET=${AUDIOSET:-}
+
+# MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
+export MUSAN=${MUSAN:-}

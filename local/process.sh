@@ -1,0 +1,114 @@
+# Running a program with its output in a log, so that a signal to the driver ends all that it started.
+# Sourced; needs log.sh.
+# shellcheck shell=bash
+
+# Seconds between passing on a signal and killing what is still there.
+readonly GRACE_S=40
+
+CHILD=      # process group of the running program
+WRITER=     # process that writes its log
+DESCENDANTS=  # what it had started when a signal came
+
+# Install the handlers; without them bash would answer a signal only after the running program's end.
+trap_signals() {
+    trap 'stop_on_signal INT 130' INT
+    trap 'stop_on_signal TERM 143' TERM
+    trap 'stop_on_signal HUP 129' HUP
+}
+
+# run_logged LOG FILTER COMMAND...: run a program, append its output to LOG and show what FILTER (a command
+# that reads stdin) lets through; the program's own exit status.
+run_logged() {
+    local log_file=$1 filter=$2 status=0 sink
+    shift 2
+    # The writer ignores signals: it ends when the program has closed its output.
+    exec {sink}> >(
+        trap '' INT TERM HUP
+        tee -a -- "$log_file" | "$filter"
+    )
+    WRITER=$!
+    # Job control gives the program a process group of its own, which can be signalled as a whole.
+    set -m
+    "$@" >&"$sink" 2>&1 {sink}>&- </dev/null &
+    CHILD=$!
+    set +m
+    exec {sink}>&-
+    # bash's own word on a killed job would repeat what the driver reports.
+    wait "$CHILD" 2>/dev/null || status=$?
+    # What the program left running (a worker whose parent was killed) must not outlive it.
+    kill -KILL -- "-$CHILD" 2>/dev/null || true
+    CHILD=
+    await_writer
+    return "$status"
+}
+
+# Let the writer finish the log; do not wait long for a stranger who still holds the pipe open.
+await_writer() {
+    local tick
+    for ((tick = 0; tick < 50; tick++)); do
+        kill -0 "$WRITER" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$WRITER" 2>/dev/null || true
+    wait "$WRITER" 2>/dev/null || true
+    WRITER=
+}
+
+# stop_on_signal SIGNAL STATUS: pass the signal on, see everybody out, leave with STATUS.
+stop_on_signal() {
+    trap 'kill_all' INT TERM HUP
+    if [[ -n $CHILD ]]; then
+        log "SIG$1: stopping"
+        DESCENDANTS=$(list_descendants "$CHILD")
+        kill -s "$1" -- "-$CHILD" 2>/dev/null || true
+        local tick
+        for ((tick = 0; tick < GRACE_S * 10; tick++)); do
+            kill -0 -- "-$CHILD" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill_all
+        await_writer
+        log "stopped"
+    fi
+    exit "$2"
+}
+
+# Kill the program and all its descendants, those in other process groups too (torchrun's workers).
+kill_all() {
+    local pid
+    kill -KILL -- "-$CHILD" 2>/dev/null || true
+    for pid in $DESCENDANTS; do
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+}
+
+# Print the process ids of all descendants of a process.
+list_descendants() {
+    local -A children=()
+    local pid parent queue=("$1")
+    while read -r pid parent; do
+        children[$parent]+=" $pid"
+    done < <(list_processes)
+    while ((${#queue[@]})); do
+        pid=${queue[0]}
+        # shellcheck disable=SC2206  # a list of numbers
+        queue=("${queue[@]:1}" ${children[$pid]-})
+        [[ $pid == "$1" ]] || printf '%s\n' "$pid"
+    done
+}
+
+# Print `pid parent` of every process; /proc comes first because small Linux systems have no ps.
+list_processes() {
+    local file line fields
+    if [[ ! -r /proc/self/stat ]]; then
+        ps -A -o pid= -o ppid=
+        return
+    fi
+    for file in /proc/[0-9]*/stat; do
+        line=
+        { read -r line <"$file"; } 2>/dev/null || continue
+        # `pid (name) state parent ...`, where the name may hold blanks and brackets.
+        read -r -a fields <<<"${line##*) }"
+        printf '%s %s\n' "${line%% *}" "${fields[1]}"
+    done
+}

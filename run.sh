@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# The staged driver of all recipes: from nothing to a table of results. `./run.sh` runs the embedded recipe
+# `mini`, `./run.sh --recipe NAME` another one, `./run.sh --help` prints all options.
+set -euo pipefail
+
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+    printf 'run.sh: bash 4.4 or newer is needed, this is %s\n' "$BASH_VERSION" >&2
+    exit 2
+fi
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+readonly ROOT
+# shellcheck source=local/log.sh
+source "$ROOT/local/log.sh"
+# shellcheck source=local/lock.sh
+source "$ROOT/local/lock.sh"
+# shellcheck source=local/options.sh
+source "$ROOT/local/options.sh"
+# shellcheck source=local/process.sh
+source "$ROOT/local/process.sh"
+# shellcheck source=local/environment.sh
+source "$ROOT/local/environment.sh"
+# shellcheck source=local/stages.sh
+source "$ROOT/local/stages.sh"
+# shellcheck source=local/marks.sh
+source "$ROOT/local/marks.sh"
+# shellcheck source=local/settings.sh
+source "$ROOT/local/settings.sh"
+
+main() {
+    parse_options "$@"
+    if [[ -z ${AUDIOTAG_RECIPE_DIR:-} ]]; then
+        hand_over_to_recipe "$@"
+    fi
+    read_recipe
+    if [[ ${OPT[help]} == yes ]]; then
+        print_help
+        return
+    fi
+    check_options
+    make_settings
+    if [[ ${OPT[dry-run]} == yes ]]; then
+        print_commands
+        return
+    fi
+    check_port
+    trap_signals
+    # A stage's output goes through a pipe; progress bars go past it to the terminal.
+    if [[ -t 2 ]]; then
+        export AUDIOTAG_TERMINAL=/dev/tty
+    fi
+    # Threads that wait by spinning make CPU training several times slower once a core is shared.
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+    # shellcheck disable=SC2119  # no extras
+    find_python
+    cd -- "$RECIPE_DIR"
+    read_keys
+    local stage
+    for ((stage = FIRST; stage <= LAST; stage++)); do
+        LOG_LABEL="stage $stage: $(stage_name "$stage")"
+        if ((stage <= 4)); then
+            # All runs of a recipe share its data.
+            make_folder data
+            take_lock data/.lock "another run that prepares $PWD/data"
+            run_stage "$stage"
+            release_lock
+        elif ((stage == 5 && NODE == 0)); then
+            make_folder "$EXP_DIR"
+            LOCK_BASE=$EXP_DIR/.lock
+            try_lock || fail "another run is training in $PWD/$EXP_DIR: wait for it, or take another --tag"
+            run_stage "$stage"
+            release_lock
+        else
+            run_stage "$stage"
+        fi
+    done
+    LOG_LABEL=run
+    show_results
+}
+
+# A recipe is a folder of egs/ whose run.sh sets a few variables and calls this file again.
+hand_over_to_recipe() {
+    local recipe=${OPT[recipe]} file names
+    file=$ROOT/egs/$recipe/run.sh
+    if [[ $recipe == */* || ! -f $file ]]; then
+        names=$(cd -- "$ROOT/egs" && printf '%s\n' */run.sh | sed 's|/run.sh$||' | paste -s -d ' ' -)
+        fail "unknown recipe '$recipe'; there are: $names"
+    fi
+    exec "$BASH" "$file" "$@"
+}
+
+# Print what the stages would run.
+print_commands() {
+    local stage
+    guess_python
+    for ((stage = FIRST; stage <= LAST; stage++)); do
+        build_command "$stage"
+        printf '# stage %s: %s\n' "$stage" "$(stage_name "$stage")"
+        if [[ $stage == [35] && -n $RECIPE_NOISE ]]; then
+            printf '# (with --set augment.noise.dir=... from db.sh when the config mixes noise)\n'
+        fi
+        printf 'cd %s && %s\n' "$(quote_command "$RECIPE_DIR")" \
+            "$(quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}")"
+    done
+}
+
+# Run one stage unless it is done or has nothing to do.
+run_stage() {
+    local stage=$1 idle folder log_file status=0 start=$SECONDS
+    idle=$(why_idle "$stage")
+    if [[ -n $idle ]]; then
+        log "nothing to do: $idle"
+        return
+    fi
+    folder=$(absolute_path "$(dirname -- "$(stage_mark "$stage")")")
+    if ! is_forced "$stage" && stage_is_done "$stage"; then
+        log "already done: $folder"
+        return
+    fi
+    check_inputs "$stage"
+    if is_forced "$stage"; then
+        discard_output "$stage"
+    fi
+    build_command "$stage"
+    log_file=$(stage_log "$stage")
+    make_folder "$(dirname -- "$log_file")"
+    write_mark "$stage" unfinished
+    log "started; log: $log_file"
+    {
+        log started
+        quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}"
+    } >>"$log_file"
+    run_logged "$log_file" cat env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
+    ((status == 0)) || report_failure "$(own_status "$status" "$log_file")" "$log_file" $((SECONDS - start))
+    if [[ $stage == 0 ]]; then
+        # The corpus' lists are there now, and the keys of the other stages depend on them.
+        read_keys
+    fi
+    [[ $stage != 7 ]] || REPORTED=yes
+    write_mark "$stage" "${KEY[$stage]}"
+    log "finished in $(format_duration $((SECONDS - start))): $folder"
+}
+
+# Make a folder that stages write into.
+make_folder() {
+    if ! mkdir -p -- "$1" 2>/dev/null || [[ ! -w $1 ]]; then
+        log "error: cannot write into $PWD/$1: check its permissions, and that the disk is not full" >&2
+        exit 6
+    fi
+}
+
+# Print where a stage's output is logged.
+stage_log() {
+    local node=''
+    ((NODE == 0)) || node=.node$NODE
+    if (($1 < 5)); then
+        printf '%s\n' "$PWD/data/log/stage$1.log"
+    else
+        printf '%s\n' "$PWD/$EXP_DIR/log/stage$1$node.log"
+    fi
+}
+
+# report_failure STATUS LOG SECONDS: say what failed and where to look, and leave with its status.
+report_failure() {
+    local lines first
+    mapfile -t lines < <(this_run "$2")
+    # The header, two lines, repeats what is said here.
+    first=$((${#lines[@]} > 22 ? ${#lines[@]} - 20 : 2))
+    {
+        log "FAILED with exit code $1 after $(format_duration "$3")"
+        (($1 != 137)) || printf '%s\n' "  the process was killed (SIGKILL), by the system perhaps for want of memory"
+        # With several processes the launcher's own report pushes the error far up.
+        printf '%s\n' "${lines[@]:0:first}" | grep -E '^error: ' | sort -u | head -n 3 | sed 's/^/  /' || true
+        printf '%s\n' "  command: cd $(quote_command "$PWD") && $(quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}")"
+        printf '%s\n' "  end of the log:"
+        [[ ${#lines[@]} -le 2 ]] || printf '    | %s\n' "${lines[@]:first}"
+        printf '%s\n' "  whole log: $2"
+    } >&2
+    exit "$1"
+}
+
+# Print the exit code of the process that failed first: torchrun's own is 1 whatever happened.
+own_status() {
+    local code
+    code=$(this_run "$2" | sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p' | tail -n 1)
+    code=${code:-$1}
+    # Torchrun gives the signal that ended a process as a negative number, a shell adds it to 128.
+    printf '%s\n' "$((code < 0 ? 128 - code : code))"
+}
+
+# Print the part of a log that belongs to the latest run; earlier ones stay in the file.
+this_run() {
+    # shellcheck disable=SC2016  # sed's own $
+    sed -n -E 'H; /^[-0-9]{10} [:0-9]{8} \[stage [0-9]: [a-z]+\] started$/h; ${x;p;}' "$1"
+}
+
+# Show the table of results once more when stage 7 was asked for but done before.
+show_results() {
+    if ((FIRST <= 7 && LAST >= 7)) && [[ $REPORTED == no ]]; then
+        sed -n '/^| *split/{:row;p;n;/^|/b row;q;}' "$EXP_DIR/RESULTS.md"
+    fi
+}
+
+main "$@"
