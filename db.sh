@@ -5,5 +5,8 @@
 # are missing.
 export AUDIOSET=${AUDIOSET:-}
 
+# Your own recordings, for the recipe mydata: a CSV that lists them, or a folder with one folder per class.
+export MYDATA=${MYDATA:-}
+
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
 export MUSAN=${MUSAN:-}

@@ -171,7 +171,7 @@ class Benchmark:
     def load_and_train(self) -> int:
         """One batch of the recipe's data and a training step on it."""
         batch = next(self.batches)
-        features, lengths = model_inputs(self.tagger, batch, self.device)
+        features, lengths = model_inputs(self.tagger.frontend, batch, self.device)
         return self.learner.train(features, lengths, batch["labels"].to(self.device, non_blocking=True))
 
 

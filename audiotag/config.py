@@ -8,46 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-NonNegativeCount = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Section(BaseModel):
-    """A part of the configuration; keys that it does not know are refused."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
-
-
-class AudioSetCorpus(Section):
-    """A corpus in AudioSet's own layout: label list, segment lists, a folder of audio files."""
-
-    name: Literal["audioset"] = "audioset"
-    """Which reader prepares the corpus."""
-    dir: str | None = None
-    """Folder of the corpus; recipes fill it in from db.sh."""
-    labels: str = "class_labels_indices.csv"
-    """Label list (index, mid, display_name), relative to `dir`."""
-    train_lists: list[str] = ["balanced_train_segments.csv"]
-    """Segment lists whose clips are trained on, relative to `dir`."""
-    eval_lists: list[str] = ["eval_segments.csv"]
-    """Segment lists whose clips are evaluated on, relative to `dir`."""
-    audio_dir: str = "audio"
-    """Folder of the audio files, relative to `dir`, searched with all its sub-folders."""
-    valid_share: Fraction = 0.05
-    """Share of the training clips held out as `valid`, stratified by label; 0 holds out none."""
-    valid_seed: Seed = 0
-    """Seed of the choice of the `valid` clips."""
-    min_duration_s: NonNegative = 0.1
-    """Clips shorter than this are skipped."""
-    max_skip: Share = 0.05
-    """Largest share of listed clips of a split that may be missing or unusable before stage 1 fails."""
+from audiotag.configaugment import Augment
+from audiotag.configbase import (
+    Count,
+    Fraction,
+    NonNegative,
+    NonNegativeCount,
+    Positive,
+    Section,
+    Seed,
+    Share,
+)
+from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
 
 
 class Features(Section):
@@ -117,6 +91,16 @@ class AstEncoder(Section):
         return self
 
 
+class Source(Section):
+    """One of several train sets that are mixed."""
+
+    data_dir: str | None = None
+    """Data folder of another recipe whose train split joins in, its labels matched by MID; null is this
+    recipe's own."""
+    weight: Positive = 1.0
+    """Share of an epoch's clips that come from here, over the sum of all weights."""
+
+
 class Data(Section):
     """How clips become batches."""
 
@@ -126,8 +110,17 @@ class Data(Section):
     """Most seconds of audio of a batch on one process, padding included; null for no limit."""
     sampling: Literal["shuffle", "weighted"] = "shuffle"
     """`shuffle`: every clip once an epoch; `weighted`: drawn by stage 4's class-balanced weights."""
+    replacement: bool = True
+    """Weighted draws with replacement; false draws no clip twice in an epoch."""
     samples_per_epoch: Count | None = None
     """Clips drawn per epoch over all processes; null takes the size of the training set."""
+    num_buckets: Count = 1
+    """Length buckets: clips of similar length share batches, so that little is padded; 1 mixes all."""
+    sources: Annotated[list[Source], Field(min_length=1)] | None = None
+    """Train sets that are mixed in each epoch, by their weights; null trains on the recipe's own alone."""
+    max_unreadable: Share = 0.01
+    """Largest share of an epoch's clips that may turn out unreadable before training stops, on each process;
+    each is replaced by another clip. Above 0, one always may."""
     num_workers: NonNegativeCount = 2
     """Loader processes for each training process; 0 loads in the training process itself."""
 
@@ -136,30 +129,6 @@ class Data(Section):
         if self.batch_size is None and self.max_duration_s is None:
             raise ValueError("one of batch_size and max_duration_s is needed")
         return self
-
-
-class Noise(Section):
-    """MUSAN-style noise mixed into training clips."""
-
-    dir: str | None = None
-    """Folder of the MUSAN corpus; recipes fill it in from db.sh."""
-    probability: Share = 0.5
-    """Chance that a clip gets noise."""
-    snr_db: tuple[float, float] = (10.0, 20.0)
-    """Range of the signal-to-noise ratio, drawn uniformly."""
-
-    @model_validator(mode="after")
-    def _range_is_ordered(self) -> Noise:
-        if self.snr_db[0] > self.snr_db[1]:
-            raise ValueError(f"snr_db must be [lowest, highest], found {list(self.snr_db)}")
-        return self
-
-
-class Augment(Section):
-    """What changes training clips; everything is off in evaluation."""
-
-    noise: Noise | None = None
-    """Mix in noise; stage 3 prepares it. null mixes none."""
 
 
 class AdamW(Section):
@@ -272,6 +241,7 @@ class Evaluation(Section):
         return self
 
 
+Corpus = Annotated[AudioSetCorpus | MyDataCorpus, Field(discriminator="name")]
 Encoder = AstEncoder
 Optimizer = Annotated[AdamW | Adam, Field(discriminator="name")]
 Schedule = Annotated[ConstantSchedule | LinearSchedule | CosineSchedule, Field(discriminator="name")]
@@ -284,8 +254,8 @@ class Config(Section):
     """What this configuration is, in a few words; appears in the results."""
     seed: Seed = 42
     """Every random choice of a run derives from it."""
-    corpus: AudioSetCorpus = AudioSetCorpus()
-    """The corpus and its splits."""
+    corpus: Corpus = AudioSetCorpus()
+    """The corpus and its splits, chosen by `name`."""
     features: Features = Features()
     """Waveform to log-mel features."""
     encoder: Encoder = AstEncoder()
@@ -302,6 +272,19 @@ class Config(Section):
     """The training loop."""
     evaluation: Evaluation = Evaluation()
     """Evaluation."""
+
+    @model_validator(mode="after")
+    def _waveforms_are_there(self) -> Config:
+        augment = self.augment
+        of_waveforms = [name for name in ("roll", "gain", "white_noise") if getattr(augment, name)]
+        if augment.mixup and augment.mixup.on == "waveform":
+            of_waveforms.append("mixup (on: waveform)")
+        if of_waveforms and self.features.storage == "stored":
+            raise ValueError(
+                f"augment.{of_waveforms[0]} changes waveforms, but features.storage is stored: set it to "
+                "on_the_fly, or leave the augmentation out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _averaged_epochs_exist(self) -> Config:

@@ -69,7 +69,7 @@ def type_name(annotation: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_name(argument) for argument in arguments)
+        return " or ".join(dict.fromkeys(type_name(argument) for argument in arguments))
     if origin in (list, tuple):
         inner = dict.fromkeys(type_name(argument) for argument in arguments)
         return ("pair of " if origin is tuple else "list of ") + ", ".join(inner)

@@ -23,6 +23,7 @@ from audiotag.errors import ConfigError, DataError
 SAMPLING_RATE = 16000
 FRAME_LENGTH = 400  # samples, 25 ms
 FRAME_SHIFT = 160  # samples, 10 ms
+CPU_CLIPS = 2  # clips that the filter bank takes at a time on a CPU
 # The floor that acts on every filter: silence has this value.
 LOG_FLOOR = math.log(torch.finfo(torch.float32).eps)
 
@@ -147,6 +148,9 @@ class Frontend(nn.Module):
                 waveforms = waveforms - (total / lengths[:, None]).float()
             if not self.preset.snip_edges:
                 waveforms = mirror_ends(waveforms, lengths)
+            if device == "cpu":  # what a few clips need stays in the processor's cache
+                parts = [self.filter_bank(part) for part in waveforms.split(CPU_CLIPS)]
+                return torch.cat(parts), frames
             return self.filter_bank(waveforms), frames
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,10 @@ from pathlib import Path
 
 from audiotag.atomic import atomic_write
 from audiotag.errors import DataError
+from audiotag.fields import has_control_characters, shown
 
 COLUMNS = ("index", "mid", "display_name")
+INDEX = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,13 @@ class LabelTable(Sequence[Label]):
                 raise DataError(
                     f"label table: entry {position} ({label.mid}) has index {label.index}; "
                     "indices must count 0, 1, 2, ... in order"
+                )
+            if not label.mid.strip() or not label.name.strip():
+                raise DataError(f"label table: entry {position} has no MID or no name")
+            if has_control_characters(label.mid + label.name):
+                raise DataError(
+                    f"label table: entry {position} has control characters: MID {shown(label.mid)}, "
+                    f"name {shown(label.name)}"
                 )
         if len(self.index_of_mid) != len(self._labels):
             raise DataError("label table: a MID occurs twice")
@@ -75,18 +85,24 @@ class LabelTable(Sequence[Label]):
         """Read AudioSet's `class_labels_indices.csv` layout: index, mid, display_name."""
         path = Path(path)
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.reader(file, skipinitialspace=True)
-                header = next(reader, None)
-                if header is None or tuple(header) != COLUMNS:
-                    raise DataError(f"{path}: the first line must be {','.join(COLUMNS)}, found {header}")
-                return cls.from_rows([row for row in reader if row])
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file, skipinitialspace=True, strict=True)
+                header = next(reader, [])
+                if tuple(header) != COLUMNS:
+                    found = shown(",".join(header))
+                    raise DataError(f"the first line must be {','.join(COLUMNS)}, found {found}")
+                table = cls([parse_row(row, reader.line_num) for row in reader if row])
         except FileNotFoundError:
             raise DataError(f"label list not found: {path}") from None
-        except (ValueError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise DataError(f"label list cannot be read: {path} ({error.strerror})") from None
+        except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a label list ({error})") from None
         except DataError as error:
-            raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
+            raise DataError(f"{path}: {error}") from None
+        if not len(table):
+            raise DataError(f"{path} lists no classes")
+        return table
 
     def write(self, path: Path | str) -> None:
         """Write the table in the same layout."""
@@ -94,3 +110,11 @@ class LabelTable(Sequence[Label]):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(self.to_rows())
+
+
+def parse_row(row: list[str], line: int) -> Label:
+    """The label of a row of three fields."""
+    if len(row) != len(COLUMNS) or not INDEX.fullmatch(row[0]):
+        found = shown(",".join(row))
+        raise DataError(f"line {line}: not a label list, expected {','.join(COLUMNS)}, found {found}")
+    return Label(int(row[0]), *row[1:])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 from audiotag.config import Config
+from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
+from audiotag.corpora.classfolders import audio_below
+from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
 
 # Settings of how a run goes about its work, which leave its result what it is.
 RUNTIME_KEYS = (
     "data.num_workers",
+    "data.max_unreadable",
     "training.tf32",
     "training.compile",
     "training.log_every",
@@ -29,14 +34,14 @@ def stage_keys(config: Config) -> dict[str, str]:
         section, name = key.split(".")
         del rest[section][name]
     choice = config.evaluation.model_dump(mode="json", include={"best", "epoch", "avg"})
-    manifests = digest("manifests", PROBE_VERSION, corpus, list_digests(config))
+    manifests = digest("manifests", PROBE_VERSION, corpus, corpus_digests(config.corpus))
     fbank = digest("fbank", FEATURES_VERSION, manifests, features.preset, features.storage)
     noise_dir = noise.dir if noise else None
     noise_fbank = digest(
         "noise", FEATURES_VERSION, noise is not None, noise_dir, features.preset, features.storage
     )
     stats = digest("stats", fbank, features.target_frames)
-    train = digest("train", manifests, fbank, noise_fbank, stats, rest)
+    train = digest("train", manifests, fbank, noise_fbank, stats, rest, source_stamps(config))
     evaluate = digest("evaluate", train, config.evaluation.model_dump(mode="json"))
     return {
         "1": manifests,
@@ -50,16 +55,55 @@ def stage_keys(config: Config) -> dict[str, str]:
     }
 
 
-def list_digests(config: Config) -> dict[str, str | None]:
-    """Hashes of the corpus' label and segment lists, so that an edited list redoes the stages."""
-    corpus = config.corpus
+def corpus_digests(corpus: AudioSetCorpus | MyDataCorpus) -> dict[str, str | None]:
+    """Hashes of what lists a corpus' clips and classes, so that an edited list redoes the stages."""
     if corpus.dir is None:
         return {}
-    digests: dict[str, str | None] = {}
-    for name in (corpus.labels, *corpus.train_lists, *corpus.eval_lists):
-        path = Path(corpus.dir) / name
-        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    folder = Path(corpus.dir)
+    if isinstance(corpus, AudioSetCorpus):
+        lists = (corpus.labels, *corpus.train_lists, *corpus.eval_lists)
+        return {name: file_digest(folder / name) for name in lists}
+    clips = list_path(corpus.dir, corpus.list)
+    digests = {"clips": folder_digest(folder) if clips is None else file_digest(clips)}
+    if corpus.labels is not None:
+        digests["labels"] = file_digest(labels_path(corpus.dir, corpus.labels))
     return digests
+
+
+def file_digest(path: Path) -> str | None:
+    """A hash of a file's content; None where it cannot be read, which the stage itself will complain of."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def folder_digest(folder: Path) -> str | None:
+    """A hash of the names and sizes of all audio files below a folder."""
+    try:
+        files = sorted((path, Path(path).stat().st_size) for _, path in audio_below(folder, Counter()))
+    except OSError:
+        return None
+    return digest([[path, size] for path, size in files])
+
+
+def source_stamps(config: Config) -> list[list[object]]:
+    """What shows that another recipe, whose clips join in the training, made them anew."""
+    stamps = []
+    for source in config.data.sources or ():
+        if source.data_dir is None:
+            continue
+        folder = Path(source.data_dir)
+        stored = config.features.storage == "stored"
+        cuts = folder / (f"fbank/{config.features.preset}" if stored else "manifests") / "cuts_train.jsonl"
+        status = cuts.stat() if cuts.is_file() else None
+        stamps.append(
+            [
+                file_digest(folder / "manifests" / "labels.csv"),
+                [status.st_size, status.st_mtime_ns] if status else None,
+            ]
+        )
+    return stamps
 
 
 def digest(*parts: object) -> str:

@@ -14,7 +14,7 @@ read_keys() {
     done <<<"$text"
     if [[ ${KEY[noise]} == yes && -n $RECIPE_NOISE && $NOISE_GIVEN == no ]]; then
         # Only now: naming the folder in a config without noise would ask for noise.
-        SET_ARGUMENTS=(--set "augment.noise.dir=$RECIPE_NOISE" "${SET_ARGUMENTS[@]}")
+        SET_ARGUMENTS=(--set "augment.noise.dir=$(yaml_text "$RECIPE_NOISE")" "${SET_ARGUMENTS[@]}")
         NOISE_GIVEN=yes
         read_keys
         return
@@ -62,6 +62,11 @@ has_all_products() {
 list_products() {
     local -a places
     case $1 in
+        1)
+            places=(data/manifests/)
+            # The list of the copies stands for them all.
+            [[ ! -f data/audio/copies.jsonl ]] || places+=(data/audio/copies.jsonl)
+            ;;
         5) mapfile -t places < <(compgen -G "$EXP_DIR/epoch-*.pt" | sort -V | tail -n 1) ;;
         6) mapfile -t places < <(compgen -G "$EXP_DIR/eval_*/") ;;
         7) mapfile -t places < <(compgen -G "$EXP_DIR/*.png" && compgen -G "$EXP_DIR/RESULTS.md") ;;
@@ -132,6 +137,7 @@ discard_output() {
     local mark
     (($1 <= 4)) && leaves_mark "$1" || return 0
     mark=$(stage_mark "$1")
-    [[ ! -f $mark ]] || rm -rf -- "$(dirname -- "$mark")"
-    [[ $1 != 3 ]] || rm -f -- data/noise/probes.jsonl
+    [[ -f $mark ]] || return 0
+    # What was found out about audio files stays: it is only believed of files that have not changed.
+    find "$(dirname -- "$mark")" -mindepth 1 -maxdepth 1 ! -name probes.jsonl -exec rm -rf -- {} +
 }

@@ -6,7 +6,8 @@
 #   AUDIOTAG_RECIPE_DIR  its folder, where everything runs
 #   RECIPE_TITLE         what it is, in a few words
 #   RECIPE_CONFIG        default of --config, relative to the folder
-#   RECIPE_CORPUS        folder of the corpus, relative to the recipe's or absolute; empty when none is known
+#   RECIPE_CORPUS        folder of the corpus, or the list of it, relative to the recipe's or absolute; empty when
+#                        none is known
 #   RECIPE_GENERATES     yes when local/data.sh makes that folder, no when it only checks one of the user's
 #   RECIPE_VARIABLES     names of the variables that change what local/data.sh generates
 #   RECIPE_NOISE         folder of a MUSAN-style noise corpus, or empty
@@ -64,7 +65,7 @@ make_overrides() {
     CORPUS_GIVEN=no
     NOISE_GIVEN=no
     SET_ARGUMENTS=()
-    [[ -z $CORPUS ]] || SET_ARGUMENTS+=(--set "corpus.dir=$CORPUS")
+    [[ -z $CORPUS ]] || SET_ARGUMENTS+=(--set "corpus.dir=$(yaml_text "$CORPUS")")
     for override in "${SETS[@]}"; do
         case $override in
             corpus.dir=*)
@@ -82,6 +83,15 @@ make_overrides() {
         SET_ARGUMENTS+=(--set evaluation.epoch=null --set evaluation.best=true)
     fi
     [[ -z ${OPT[avg]} ]] || SET_ARGUMENTS+=(--set "evaluation.avg=${OPT[avg]}")
+}
+
+# Print a path as --set takes it: in quotes where YAML would read a comment in it.
+yaml_text() {
+    if [[ $1 == *' #'* ]]; then
+        printf "'%s'\n" "${1//\'/\'\'}"
+    else
+        printf '%s\n' "$1"
+    fi
 }
 
 # With several nodes each runs the same command, and they must find each other.

@@ -55,7 +55,7 @@ except OSError as error:
     print(error.filename)
 """
     path = str(tmp_path / "a.txt")
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-B", "-c", code, path], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == path + "\n"
     assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"

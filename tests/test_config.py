@@ -216,3 +216,15 @@ def test_values_that_would_fail_later_are_refused(override, message):
 def test_fewer_checkpoints_than_are_averaged_are_refused():
     with pytest.raises(ConfigError, match=r"keep_last 2 keeps too few checkpoints for evaluation\.avg 3"):
         load_config(None, ["training.keep_last=2", "evaluation.avg=3"])
+
+
+def test_masks_without_a_name_are_of_the_default_form(tmp_path):
+    config = load_config(write(tmp_path, "a.yaml", "augment: {masks: {freq_width: 20}}"))
+    assert config.augment.masks.name == "zipformer"
+    with pytest.raises(ConfigError, match=r"unknown key 'augment.masks.frq_width'.*freq_width"):
+        load_config(write(tmp_path, "a.yaml", "augment: {masks: {frq_width: 20}}"))
+
+
+def test_sources_are_null_or_some(tmp_path):
+    with pytest.raises(ConfigError, match=r"data.sources"):
+        load_config(write(tmp_path, "a.yaml", "data: {sources: []}"))

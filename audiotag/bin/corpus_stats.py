@@ -1,4 +1,4 @@
-"""Measure the features of train, count labels, make class-balanced weights (stage 4)."""
+"""Measure the features of all splits, count labels, make class-balanced weights (stage 4)."""
 
 from __future__ import annotations
 

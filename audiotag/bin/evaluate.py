@@ -13,6 +13,7 @@ from pathlib import Path
 
 from audiotag.commandline import add_config_arguments, config_from_args, make_parser
 from audiotag.config import Config
+from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distributed import World, join_world
 from audiotag.errors import CheckpointError, DataError, run_command
@@ -21,7 +22,7 @@ from audiotag.evaluation.scoring import gather_scores, score_batches
 from audiotag.labels import LabelTable
 from audiotag.logs import progress, set_up_logging
 from audiotag.provenance import collect_provenance
-from audiotag.tagger import build_tagger
+from audiotag.tagger import Tagger, build_tagger
 from audiotag.training.averaging import ChosenWeights, choose_weights
 from audiotag.training.checkpoint import load_weights
 from audiotag.training.loaders import evaluation_loader
@@ -38,27 +39,42 @@ def main() -> None:
         set_up_logging(world.rank, args.verbose)
         chosen = choose_weights(args.exp_dir, best=choice.best, epoch=choice.epoch, avg=choice.avg)
         logger.info("weights: %s (%s)", chosen.name, ", ".join(chosen.files))
+        trained = chosen.checkpoint["config"]
+        tagger = build_tagger(
+            trained["features"], trained["encoder"], LabelTable.from_rows(chosen.checkpoint["labels"])
+        )
+        load_weights(tagger, chosen.weights, args.exp_dir / chosen.files[-1])
+        tagger.to(world.device)
         for split in choice.splits:
-            evaluate(split, chosen, config, args.data_dir, args.exp_dir, world)
+            evaluate(split, tagger, chosen, config, args.data_dir, args.exp_dir, world)
 
 
 def evaluate(
-    split: str, chosen: ChosenWeights, config: Config, data_dir: Path, exp_dir: Path, world: World
+    split: str,
+    tagger: Tagger,
+    chosen: ChosenWeights,
+    config: Config,
+    data_dir: Path,
+    exp_dir: Path,
+    world: World,
 ) -> None:
     """Score one split and write its evaluation folder."""
-    trained = chosen.checkpoint["config"]
-    model_labels = LabelTable.from_rows(chosen.checkpoint["labels"])
+    # The data come as the model knows them, stored or computed as the configuration says.
+    known = {key: chosen.checkpoint["config"]["features"][key] for key in ("preset", "target_frames")}
+    features = config.features.model_copy(update=known)
+    where = {"preset": features.preset, "storage": features.storage}
     labels = read_labels(data_dir)
-    columns = columns_by_mid(labels, model_labels)
-    tagger = build_tagger(trained["features"], trained["encoder"], model_labels)
-    load_weights(tagger, chosen.weights, exp_dir / chosen.files[-1])
-    stored = {"preset": trained["features"]["preset"], "storage": config.features.storage}
-    manifest = open_split(data_dir, split, **stored)
-    if split == "valid":
-        check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **stored)), chosen, data_dir)
+    columns = columns_by_mid(labels, tagger.labels)
+    manifest = open_split(data_dir, split, **where)
+    coverage = read_coverage(data_dir, features.stats_name)
+    # A valid that is the evaluation split was never part of train.
+    if split == "valid" and "same_as" not in coverage.get("valid", {}):
+        check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **where)), chosen, data_dir)
+    if world.is_main:
+        warn_of_foreign_normalization(tagger.frontend, coverage, split)
     loader = evaluation_loader(config, manifest, len(labels), world)
     batches = progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main)
-    scores = score_batches(tagger.to(world.device), batches, device=world.device, columns=columns)
+    scores = score_batches(tagger, batches, device=world.device, columns=columns)
     scores = gather_scores(scores, world)
     if not world.is_main:
         return
@@ -72,7 +88,8 @@ def evaluate(
             "split": split,
             "weights": chosen.name,
             "checkpoints": chosen.files,
-            "coverage": read_coverage(data_dir),
+            "selected_on": selected_on(chosen, config),
+            "coverage": coverage,
             "provenance": collect_provenance(),
         },
         zero_without_positives=config.evaluation.zero_without_positives,
@@ -81,6 +98,13 @@ def evaluate(
         f"{name} {metrics.summary[name]:.4f}" for name in ("mAP", "mAUC") if metrics.summary[name] is not None
     )
     logger.info("%s, %d clips: %s; written to %s", split, len(scores.ids), shown, folder)
+
+
+def selected_on(chosen: ChosenWeights, config: Config) -> str | None:
+    """The split whose metric chose the epoch: `eval` where the run's valid was that; None for a given one."""
+    if not config.evaluation.best:
+        return None
+    return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")
 
 
 def check_valid_is_held_out(train_data: dict, chosen: ChosenWeights, data_dir: Path) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from audiotag.commandline import config_from_args, make_data_parser
 from audiotag.corpora.audioset import prepare_audioset
+from audiotag.corpora.mydata import prepare_mydata
 from audiotag.errors import run_command
 from audiotag.logs import set_up_logging
+
+PREPARE = {"audioset": prepare_audioset, "mydata": prepare_mydata}
 
 
 def main() -> None:
     args = make_data_parser("prepare", __doc__).parse_args()
     set_up_logging(verbose=args.verbose)
-    config = config_from_args(args)
-    prepare_audioset(
-        args.data_dir / "manifests", num_jobs=args.nj, **config.corpus.model_dump(exclude={"name"})
-    )
+    corpus = config_from_args(args).corpus
+    PREPARE[corpus.name](args.data_dir / "manifests", corpus, num_jobs=args.nj)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Stage 2: store log-mel features, compressed by lilcom, beside manifests that point at them.
 
-The cuts of a split are dealt into shards, each an archive with its own small manifest. A shard's name holds
-a checksum of all it was made from, so that finished shards are kept when a run was interrupted and made
-again when cuts, audio files or the front end have changed.
+The cuts of a split are dealt into shards (`shards.py`) that processes make side by side. Shards that are
+finished are kept when a run was interrupted; those that are damaged, or were made from other cuts, audio
+files or settings, are made again.
 
 lilcom rounds each value to a multiple of 2**-5 (`TICK_POWER`): stored features differ by up to 0.016, in a
 natural logarithm of energy, from computed ones.
@@ -10,27 +10,34 @@ natural logarithm of energy, from computed ones.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lhotse.features.compression import lilcom_compress_chunked
 from lhotse.features.io import LilcomChunkyWriter
 
 from audiotag.atomic import atomic_write
-from audiotag.corpora.manifests import SPLITS
 from audiotag.corpora.parallel import parallel_map
+from audiotag.corpora.shards import (
+    Shard,
+    inspect_shard,
+    read_cuts,
+    remove_other_shards,
+    shard_bounds,
+    write_shard_manifest,
+)
 from audiotag.corpora.versions import FEATURES_VERSION
 from audiotag.data.dataset import pad
+from audiotag.data.featurefile import CHECKSUM
 from audiotag.data.index import IndexedManifest
-from audiotag.data.loading import audio_path, load_audio
+from audiotag.data.loading import load_audio
 from audiotag.data.splits import manifest_path, open_split, read_coverage
 from audiotag.errors import DataError
 from audiotag.frontend import FRAME_SHIFT, PRESETS, SAMPLING_RATE, Frontend
@@ -39,30 +46,35 @@ from audiotag.logs import progress
 logger = logging.getLogger(__name__)
 
 TICK_POWER = -5
-SMALLEST_SHARD, LARGEST_SHARD, USUAL_SHARDS = 32, 2000, 64
 MAX_BATCH_CLIPS = 16
 MAX_BATCH_SAMPLES = MAX_BATCH_CLIPS * 10 * SAMPLING_RATE
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Cuts `start` to `end` of a manifest and the files that their features go to."""
-
-    start: int
-    end: int
-    archive: Path
-    manifest: Path
-
-
 def extract_splits(data_dir: Path, *, preset: str, num_jobs: int = 1) -> None:
-    """Store the features of every split that stage 1 made, in `data_dir`/fbank/<preset>."""
-    for split in SPLITS:
-        result = manifest_path(data_dir, split, preset=preset, storage="stored")
-        if split == "valid" and split not in read_coverage(data_dir):
-            result.unlink(missing_ok=True)  # an earlier corpus held out a valid split, this one does not
-            continue
+    """Store the features of every split that stage 1 made, in `data_dir`/fbank/<preset>.
+
+    A `valid` that is the same as `eval` gets the manifest of that, not features of its own.
+    """
+    results = {
+        split: manifest_path(data_dir, split, preset=preset, storage="stored")
+        for split in ("train", "eval", "valid")
+    }
+    for split in ("train", "eval"):
         manifest = open_split(data_dir, split, preset=preset, storage="on_the_fly")
-        extract_features(manifest, result, preset=preset, num_jobs=num_jobs)
+        extract_features(manifest, results[split], preset=preset, num_jobs=num_jobs)
+    valid = read_coverage(data_dir).get("valid")
+    if valid is not None and "same_as" not in valid:
+        manifest = open_split(data_dir, "valid", preset=preset, storage="on_the_fly")
+        extract_features(manifest, results["valid"], preset=preset, num_jobs=num_jobs)
+        return
+    # An earlier configuration may have held out clips of its own.
+    remove_other_shards(archives_of(results["valid"]), "valid", [])
+    if valid is None:
+        results["valid"].unlink(missing_ok=True)
+        results["valid"].with_name(results["valid"].name + ".idx").unlink(missing_ok=True)
+    else:
+        with atomic_write(results["valid"], "wb") as file:
+            file.write(results[valid["same_as"]].read_bytes())
 
 
 def extract_features(manifest: IndexedManifest, result: Path, *, preset: str, num_jobs: int = 1) -> None:
@@ -75,76 +87,51 @@ def extract_features(manifest: IndexedManifest, result: Path, *, preset: str, nu
         num_jobs: processes.
     """
     split = result.stem.removeprefix("cuts_")
-    archive_dir = result.parent.absolute() / "archives"
-    archive_dir.mkdir(parents=True, exist_ok=True)
-    shards = plan_shards(manifest, archive_dir, split, preset)
-    pending = [shard for shard in shards if not is_finished(shard)]
+    archives = archives_of(result)
+    archives.mkdir(parents=True, exist_ok=True)
+    settings = (FEATURES_VERSION, TICK_POWER, preset, PRESETS[preset])
+    bounds = shard_bounds(manifest.durations)
+    inspect = partial(inspect_shard, manifest, archives, split, settings)
+    looks = parallel_map(inspect, bounds, num_jobs)
+    shards = list(progress(looks, len(bounds), f"checking {split}", unit="shards"))
+    for shard in shards:
+        if shard.fault:
+            logger.warning("%s: %s: making this part again", archives, shard.fault)
+    pending = [shard for shard in shards if shard.fault is not None]
     logger.info("%s: %d cuts in %d shards, %d to do", split, len(manifest), len(shards), len(pending))
-    work = partial(extract_shard, manifest, preset)
-    for _ in progress(
-        parallel_map(work, pending, num_jobs), len(pending), f"features {split}", unit="shards"
-    ):
+    made = parallel_map(partial(extract_shard, manifest, preset), pending, num_jobs)
+    for _ in progress(made, len(pending), f"features {split}", unit="shards"):
         pass
     with atomic_write(result, "wb") as file:
         for shard in shards:
-            file.write(shard.manifest.read_bytes())
-    remove_others(archive_dir, split, shards)
+            file.write(read_cuts(shard))
+    remove_other_shards(archives, split, shards)
     logger.info("%s: %s, %.1f MB", split, result, sum(s.archive.stat().st_size for s in shards) / 1e6)
 
 
-def plan_shards(manifest: IndexedManifest, archive_dir: Path, split: str, preset: str) -> list[Shard]:
-    """Deal the cuts into shards and name each after what it is made from."""
-    size = min(max(len(manifest) // USUAL_SHARDS, SMALLEST_SHARD), LARGEST_SHARD)
-    shards = []
-    for number, start in enumerate(range(0, len(manifest), size)):
-        end = min(start + size, len(manifest))
-        digest = hashlib.sha256(repr((FEATURES_VERSION, TICK_POWER, preset, PRESETS[preset])).encode())
-        for index in range(start, end):
-            record = manifest.record(index)
-            digest.update(json.dumps(record, sort_keys=True).encode())
-            digest.update(repr(file_stamp(audio_path(record))).encode())
-        name = f"{split}-{number:05d}-{digest.hexdigest()[:12]}"
-        shards.append(Shard(start, end, archive_dir / f"{name}.lca", archive_dir / f"{name}.jsonl"))
-    return shards
-
-
-def file_stamp(path: str) -> tuple[int, int] | None:
-    """Size and time of an audio file; None for what is no file."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def is_finished(shard: Shard) -> bool:
-    """Whether the shard's manifest is there, whole, and its archive as long as the manifest says."""
-    try:
-        lines = shard.manifest.read_bytes().splitlines()
-        if len(lines) != shard.end - shard.start:
-            return False
-        # A key is the offset of the first chunk and the sizes of all: their sum is where the matrix ends.
-        key = json.loads(lines[-1])["features"]["storage_key"]
-        return shard.archive.stat().st_size == sum(map(int, key.split(",")))
-    except (OSError, ValueError, KeyError):
-        return False
+def archives_of(result: Path) -> Path:
+    """The folder of archives that belong to a manifest."""
+    return result.parent.absolute() / "archives"
 
 
 def extract_shard(manifest: IndexedManifest, preset: str, shard: Shard) -> None:
     """Compute and store the features of one shard; its manifest appears when all is there."""
     frontend = Frontend(preset)
-    temporary = shard.archive.with_name(f".{shard.archive.stem}.{os.getpid()}.lca")
-    lines = []
-    try:
-        with LilcomChunkyWriter(temporary, tick_power=TICK_POWER) as writer:
-            for record, features in features_of(manifest, range(shard.start, shard.end), frontend):
-                key = writer.write(record["id"], features)
-                lines.append(json.dumps(with_features(record, features, key, shard.archive, preset)) + "\n")
-        temporary.replace(shard.archive)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with atomic_write(shard.manifest) as file:
-        file.writelines(lines)
+    lines, offset, checksum = [], 0, 0
+    with atomic_write(shard.archive, "wb") as file:
+        for record, features in features_of(manifest, range(shard.start, shard.end), frontend):
+            chunks = lilcom_compress_chunked(
+                features, tick_power=TICK_POWER, chunk_size=LilcomChunkyWriter.CHUNK_SIZE
+            )
+            # lhotse's form of a key: where the matrix starts, and the bytes of each of its chunks.
+            key = ",".join(map(str, (offset, *map(len, chunks))))
+            matrix = b"".join(chunks)
+            cut = with_features(record, features, key, zlib.crc32(matrix), shard.archive, preset)
+            lines.append(json.dumps(cut) + "\n")
+            file.write(matrix)
+            checksum = zlib.crc32(matrix, checksum)
+            offset += len(matrix)
+    write_shard_manifest(shard, lines, archive_bytes=offset, archive_crc32=checksum)
 
 
 def features_of(
@@ -181,13 +168,14 @@ def extract_batch(
 
 
 def with_features(
-    record: dict[str, Any], features: np.ndarray, key: str, archive: Path, preset: str
+    record: dict[str, Any], features: np.ndarray, key: str, crc32: int, archive: Path, preset: str
 ) -> dict[str, Any]:
     """The cut with a pointer to its features; one of several channels becomes a plain cut, mixed down."""
     return {
         **record,
         "type": "MonoCut",
         "channel": 0,
+        "custom": {CHECKSUM: crc32},
         "features": {
             "type": preset,
             "num_frames": features.shape[0],
@@ -203,12 +191,3 @@ def with_features(
             "channels": 0,
         },
     }
-
-
-def remove_others(archive_dir: Path, split: str, shards: list[Shard]) -> None:
-    """Delete the split's archives of earlier cuts or settings, which no manifest points at any more."""
-    wanted = {path for shard in shards for path in (shard.archive, shard.manifest)}
-    for pattern in (f"{split}-*", f".{split}-*"):
-        for path in archive_dir.glob(pattern):
-            if path not in wanted:
-                path.unlink(missing_ok=True)

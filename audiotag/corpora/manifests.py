@@ -1,44 +1,60 @@
-"""What stage 1 leaves in data/manifests: cuts, skipped clips and coverage."""
+"""The clips of a split on their way into manifests: usable ones become cuts, skipped ones a list."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from audiotag.atomic import atomic_write
 from audiotag.corpora.probe import Probe
 from audiotag.errors import DataError
-from audiotag.labels import LabelTable
 
 SPLITS = ("train", "valid", "eval")
 NUM_EXAMPLES = 3
+# Kinds of skipped clips that are nothing to mend: their sound is there once, as it should be.
+REDUNDANT = ("duplicate", "leak")
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A usable clip: its file, what the file holds, and its class indices."""
+    """A usable clip.
+
+    Args:
+        id, path: its name and its file.
+        probe: what the file holds.
+        labels: class indices.
+        start_s, length_s: the part of the file that is the clip; a length of None is up to its end.
+        part_probe: what that part holds, where it is not the whole file.
+    """
 
     id: str
     path: str
     probe: Probe
     labels: tuple[int, ...]
-    # The part of the file that is the clip; None is up to its end.
     start_s: float = 0.0
     length_s: float | None = None
+    part_probe: Probe | None = None
 
     @property
     def duration_s(self) -> float:
         return self.probe.duration_s - self.start_s if self.length_s is None else self.length_s
 
+    @property
+    def content(self) -> Probe:
+        """What the clip itself holds."""
+        return self.part_probe or self.probe
+
 
 @dataclass(frozen=True)
 class Skipped:
-    """A listed clip that cannot be used; the reason is `<kind>[: details]`."""
+    """A listed clip that is not used; the reason is `<kind>[: details]`."""
 
     id: str
     path: str
@@ -57,6 +73,8 @@ class SplitReport:
     clips: list[Clip] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     listed_labels: Counter[int] = field(default_factory=Counter)
+    # The split whose clips these are too.
+    same_as: str | None = None
 
     @property
     def num_listed(self) -> int:
@@ -70,36 +88,36 @@ class SplitReport:
     def skipped_by_kind(self) -> dict[str, int]:
         return dict(Counter(skipped.kind for skipped in self.skipped).most_common())
 
-    def coverage(self, table: LabelTable) -> dict[str, Any]:
-        """The split's entry in coverage.json."""
-        present = Counter(label for clip in self.clips for label in set(clip.labels))
-        return {
-            "listed": self.num_listed,
-            "present": len(self.clips),
-            "skipped": self.skipped_by_kind,
-            "seconds": round(self.seconds, 3),
-            "classes": {
-                label.mid: {"listed": self.listed_labels[label.index], "present": present[label.index]}
-                for label in table
-            },
-        }
+    def sift(self, reason_against: Callable[[Clip], str | None]) -> None:
+        """Skip the clips that there is a reason against."""
+        kept = []
+        for clip in self.clips:
+            reason = reason_against(clip)
+            if reason is None:
+                kept.append(clip)
+            else:
+                self.skipped.append(Skipped(clip.id, clip.path, reason))
+        self.clips = kept
 
     def check(self, max_skip: float, skipped_path: Path) -> None:
-        """Raise when too many of the listed clips, or all of them, were skipped."""
-        share = len(self.skipped) / max(self.num_listed, 1)
+        """Raise when too many of the listed clips cannot be used, or none is left."""
+        if not self.num_listed:
+            raise DataError(f"{self.split}: the corpus lists no clips")
+        unusable = [skipped for skipped in self.skipped if skipped.kind not in REDUNDANT]
+        share = len(unusable) / self.num_listed
         if self.clips and share <= max_skip:
             return
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.skipped_by_kind.items())
+        blamed = unusable if self.clips else self.skipped
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(s.kind for s in blamed).most_common())
         examples = "; ".join(
             f"{skipped.id} ({skipped.path + ': ' if skipped.path else ''}{skipped.reason})"
-            for skipped in self.skipped[:NUM_EXAMPLES]
+            for skipped in blamed[:NUM_EXAMPLES]
         )
-        if not self.num_listed:
-            raise DataError(f"{self.split}: the segment lists name no clips")
         limit = f"more than corpus.max_skip = {max_skip:.1%} allows" if self.clips else "which leaves none"
         raise DataError(
-            f"{self.split}: {len(self.skipped)} of {self.num_listed} listed clips ({share:.1%}) cannot be "
-            f"used, {limit}: {kinds}; the first are {examples}; all are in {skipped_path}; mend the corpus"
+            f"{self.split}: {len(blamed)} of {self.num_listed} listed clips "
+            f"({len(blamed) / self.num_listed:.1%}) cannot be used, {limit}: {kinds}; the first are "
+            f"{examples}; all are in {skipped_path}; mend the corpus"
             + (" or raise corpus.max_skip" if self.clips else "")
         )
 
@@ -151,12 +169,24 @@ def write_cuts(path: Path, cuts: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(cut) + "\n")
 
 
+def write_sounds(path: Path, clips: Sequence[Clip]) -> None:
+    """Write a number (N,) for the audio of each clip, by which other recipes know it again; 0 for silence."""
+    sounds = [0 if clip.content.level_dbfs is None else int(clip.content.sound[:16], 16) for clip in clips]
+    with atomic_write(path, "wb") as file:
+        np.save(file, np.array(sounds, dtype=np.uint64))
+
+
 def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
     """Write the list of skipped clips: id, path, reason."""
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("id", "path", "reason"))
-        writer.writerows((entry.id, entry.path, entry.reason) for entry in skipped)
+        writer.writerows(map(printable, (entry.id, entry.path, entry.reason)) for entry in skipped)
+
+
+def printable(text: str) -> str:
+    """The text with an escape for each byte of a file name that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from audiotag.corpora.audiofiles import AUDIO_EXTENSIONS, walk_files
 from audiotag.corpora.features import extract_features
 from audiotag.corpora.manifests import Clip, Skipped, cut_of, write_cuts, write_skipped
-from audiotag.corpora.probe import probe_files
+from audiotag.corpora.probecache import probe_files
 from audiotag.data.index import IndexedManifest
 from audiotag.data.noise import noise_path
 from audiotag.errors import ConfigError, DataError

@@ -4,7 +4,7 @@ They stand apart from the code so that a look at the stages' keys does not have 
 """
 
 # How audio files are checked and measured.
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 
 # The values that the front end gives and the way they are stored.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2

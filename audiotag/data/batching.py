@@ -1,29 +1,52 @@
 """Who gets which clips when: the batches of every epoch and rank, computed from a seed.
 
-Every rank computes the same plan of an epoch and takes its own part, so nothing is exchanged. A plan
-depends on (durations, weights, limits, seed, epoch, world size) and on nothing else: batch k of an epoch can
-be had again at any time, which is how a run resumes.
+Every rank computes the same batches of an epoch (`sampling.py` draws the clips, `packing.py` cuts them into
+batches) and takes its own part, so nothing is exchanged. These *base batches* do not depend on the number of
+ranks, and can be had again at any time: a run that stopped goes on behind the last batch that was taken,
+on as many ranks as there are then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
+from audiotag.data.packing import even_bounds, even_out_ends, filled_bounds, length_buckets
+from audiotag.data.randomorder import derive_generator, random_orders
+from audiotag.data.sampling import PlanSource, Sampler
 from audiotag.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class BaseBatches:
+    """The batches of an epoch over all ranks: number k is `order[starts[k]:ends[k]]`."""
+
+    order: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, numbers: range) -> list[np.ndarray]:
+        """Some of the batches."""
+        chosen = slice(numbers.start, numbers.stop, numbers.step)
+        bounds = zip(self.starts[chosen].tolist(), self.ends[chosen].tolist(), strict=True)
+        return [self.order[start:end] for start, end in bounds]
 
 
 class BatchPlan:
     """Batches of clip positions for one rank.
 
-    Training: every rank gets the same number of batches. To that end the largest batches are halved; only
-    where all are of one clip do the first ones come a second time. With `shuffle` the clips are gone
-    through in one random order after another: an epoch of N clips has each clip once, and with
-    `samples_per_epoch` an epoch goes on where the last one ended. With `weights` clips are drawn with
-    replacement in proportion to their weight.
+    Training: the base batches are dealt in rounds, number k * world_size + r to rank r. The batches of a last
+    round that does not go round are split until it does; only where it has fewer clips than ranks do the
+    others get one of the epoch's clips a second time. So all ranks have the same number of batches.
 
     Evaluation (`training=False`): the clips in their order, each exactly once over all ranks, batch k on rank
     k modulo world size. Ranks can differ by one batch, or have none at all; nothing is repeated to even
-    them out, since that would change the scores.
+    them out, since that would change the scores. Sampling, buckets and `samples_per_epoch` have no effect.
 
     Args:
         durations: (N,) seconds.
@@ -32,9 +55,15 @@ class BatchPlan:
         batch_size: most clips of a batch, on one rank; None for no limit.
         max_duration_s: most seconds of a batch on one rank: clips times the longest of them, since shorter
             ones are padded; None for no limit.
-        shuffle: random order; False keeps the order of the manifest.
-        weights: (N,) sampling weights, or None.
-        samples_per_epoch: clips of an epoch over all ranks; None for N.
+        shuffle: the clips are gone through in one random order after another: an epoch of N clips has each
+            once, and with `samples_per_epoch` an epoch goes on where the last one ended. False keeps the
+            order of the manifest.
+        weights: (N,) sampling weights: clips are drawn in proportion to them; None shuffles.
+        replacement: whether weighted draws may bring a clip twice in an epoch.
+        num_buckets: clips of similar length share batches; the batches come in random order.
+        samples_per_epoch: clips of an epoch over all ranks; None for N, or, without replacement, for as
+            many as have a weight above 0.
+        sources: parts of the clips that are mixed, each epoch by the sources' weights; None for all as one.
         training: see above.
     """
 
@@ -49,7 +78,10 @@ class BatchPlan:
         max_duration_s: float | None = None,
         shuffle: bool = True,
         weights: np.ndarray | None = None,
+        replacement: bool = True,
+        num_buckets: int = 1,
         samples_per_epoch: int | None = None,
+        sources: Sequence[PlanSource] | None = None,
         training: bool = True,
     ) -> None:
         if batch_size is None and max_duration_s is None:
@@ -62,117 +94,113 @@ class BatchPlan:
         self.seed = seed
         self.world_size = world_size
         self.rank = rank
-        self.batch_size = batch_size or len(durations)
-        self.max_duration_s = max_duration_s
-        self.shuffle = shuffle and training
+        # Durations have 32 bits: one that equals the limit may lie above it by a rounding.
+        self.max_duration_s = max_duration_s and max_duration_s * (1 + 1e-6)
         self.training = training
-        self.samples_per_epoch = (samples_per_epoch or len(durations)) if training else len(durations)
-        self._cumulative = cumulative_weights(weights, len(durations)) if weights is not None else None
-        self._last: tuple[int, np.ndarray, np.ndarray] | None = None
         self._check_limits()
+        self._sampler = Sampler(
+            len(durations),
+            seed=seed,
+            shuffle=shuffle and training,
+            weights=weights if training else None,
+            replacement=replacement,
+            sources=sources if training else None,
+            samples_per_epoch=samples_per_epoch if training else None,
+        )
+        self.samples_per_epoch = self._sampler.samples_per_epoch
+        self.batch_size = batch_size or self.samples_per_epoch
+        bucketed = training and num_buckets > 1
+        self._bucket_of = length_buckets(self.durations, num_buckets) if bucketed else None
+        self._last: tuple[int, BaseBatches] | None = None
 
-    def batches(self, epoch: int) -> list[np.ndarray]:
-        """The batches of this rank in an epoch: arrays of clip positions, int64."""
-        order, bounds = self._plan(epoch)
-        mine = range(self.rank, len(bounds) - 1, self.world_size)
-        return [order[bounds[k] : bounds[k + 1]] for k in mine]
+    def batches(self, epoch: int, first: int = 0) -> list[np.ndarray]:
+        """The batches of this rank in an epoch: arrays of clip positions, int64.
 
-    def num_batches(self, epoch: int) -> int:
-        """How many batches this rank has in an epoch."""
-        _, bounds = self._plan(epoch)
-        return len(range(self.rank, len(bounds) - 1, self.world_size))
+        Args:
+            epoch: its number, from 0.
+            first: base batches of the epoch that are done; a run of W ranks that stopped after k batches on
+                each has done k * W. What is left is dealt to the ranks that there are now.
+        """
+        base = self._base(epoch)
+        rounds_end = first + self._num_left(base, first) // self.world_size * self.world_size
+        mine = base.take(range(first + self.rank, rounds_end, self.world_size))
+        last_round = base.take(range(rounds_end, len(base)))
+        if last_round and self.training:
+            last_round = split_among(last_round, self.world_size)
+            missing = self.world_size - len(last_round)
+            last_round += [base.order[[base.starts[k % len(base)]]] for k in range(missing)]
+        return mine + last_round[self.rank : self.rank + 1]
+
+    def num_batches(self, epoch: int, first: int = 0) -> int:
+        """How many batches this rank has in an epoch, or in what is left of it; see `batches`."""
+        left = self._num_left(self._base(epoch), first)
+        before = 0 if self.training else self.rank
+        return max(0, -(-(left - before) // self.world_size))
+
+    def substitutes(self, epoch: int, clip_key: int, count: int) -> np.ndarray:
+        """Positions (count,) to take, one after the other, for a clip of an epoch that cannot be read.
+
+        They are drawn with the same chances as the epoch's clips, as a function of (seed, epoch, clip_key).
+
+        Args:
+            epoch: number of the epoch.
+            clip_key: whole number from 0 on that names the clip's place in the epoch.
+            count: how many.
+        """
+        if not self.training:
+            raise ValueError("no clip is replaced in evaluation")
+        return self._sampler.spare(epoch, clip_key, count)
+
+    def _num_left(self, base: BaseBatches, first: int) -> int:
+        if first < 0:
+            raise ValueError(f"first is {first}, expected a number of batches")
+        return max(0, len(base) - first)
 
     def _check_limits(self) -> None:
         longest = float(self.durations.max())
         if self.max_duration_s is not None and longest > self.max_duration_s:
             raise ConfigError(
                 f"data.max_duration_s is {self.max_duration_s:g} s, but the longest clip has {longest:g} s: "
-                "raise it, or split long clips"
+                "raise it, or train on stretches of long clips with augment.crop"
             )
 
-    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """All clips of an epoch in order, and the bounds of its batches; the last answer is kept."""
+    def _base(self, epoch: int) -> BaseBatches:
+        """The base batches of an epoch; the last answer is kept."""
         if self._last is None or self._last[0] != epoch:
-            self._last = (epoch, *self._with_bounds(self._order(epoch)))
-        return self._last[1:]
+            self._last = (epoch, self._make_base(epoch))
+        return self._last[1]
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Positions of the clips of an epoch over all ranks."""
-        size, wanted = len(self.durations), self.samples_per_epoch
-        if self._cumulative is not None and self.training:
-            total = self._cumulative[-1]
-            drawn = np.searchsorted(self._cumulative, total * self._rng(epoch).random(wanted), side="right")
-            # A draw that is rounded up to the total belongs to the last clip with a weight.
-            return np.minimum(drawn, np.searchsorted(self._cumulative, total))
-        if not self.training:
-            return np.arange(size)
-        # Epoch e is the part [e * wanted, (e + 1) * wanted) of an endless series of passes over all clips.
-        start, end = epoch * wanted, (epoch + 1) * wanted
-        passes = range(start // size, (end - 1) // size + 1)
-        series = np.concatenate([self._pass(number) for number in passes])
-        first = start - passes[0] * size
-        return series[first : first + wanted]
+    def _make_base(self, epoch: int) -> BaseBatches:
+        order = self._sampler.draw(epoch)
+        groups = np.array([0, len(order)])
+        if self._bucket_of is not None:
+            buckets = self._bucket_of[order]
+            order = order[np.argsort(buckets, kind="stable")]
+            groups = np.unique(np.cumsum([0, *np.bincount(buckets)]))
+        bounds = self._bounds(order, groups)
+        if self._bucket_of is None:
+            return BaseBatches(order, bounds[:-1], bounds[1:])
+        rng = derive_generator("batches", self.seed, 0, epoch)
+        shuffled = random_orders(rng, 1, len(bounds) - 1)[0]
+        return BaseBatches(order, bounds[:-1][shuffled], bounds[1:][shuffled])
 
-    def _pass(self, number: int) -> np.ndarray:
-        size = len(self.durations)
-        return self._rng(number).permutation(size) if self.shuffle else np.arange(size)
-
-    def _rng(self, number: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence((self.seed, number)))
-
-    def _with_bounds(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of an epoch and the bounds of its batches in them."""
+    def _bounds(self, order: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Bounds (M+1,) of the batches in the order, none across two groups."""
         if self.max_duration_s is not None:
-            bounds = self._pack(order)
-        else:
-            count = -(-len(order) // self.batch_size)
-            if self.training:
-                # Even sizes rather than a small last batch, whose clips would weigh more than others.
-                count = min(round_up(count, self.world_size), len(order))
-                bounds = np.arange(count + 1) * len(order) // count
-            else:
-                bounds = np.minimum(np.arange(count + 1) * self.batch_size, len(order))
-        if not self.training:
-            return order, bounds
-        bounds = split_to_multiple(bounds, self.world_size)
-        missing = -(len(bounds) - 1) % self.world_size
-        repeated = np.resize(order, missing)
-        return np.concatenate([order, repeated]), np.append(bounds, bounds[-1] + np.arange(1, missing + 1))
-
-    def _pack(self, order: np.ndarray) -> np.ndarray:
-        """Fill batches one after the other up to the limits."""
-        bounds, count, longest = [0], 0, 0.0
-        for position, duration in enumerate(self.durations[order].tolist()):
-            longest = max(longest, duration)
-            if count == self.batch_size or (count + 1) * longest > self.max_duration_s:
-                bounds.append(position)
-                count, longest = 0, duration
-            count += 1
-        return np.array([*bounds, len(order)])
+            durations = self.durations.take(order)
+            bounds = filled_bounds(durations, groups, self.batch_size, self.max_duration_s)
+            return even_out_ends(bounds, groups, durations, self.max_duration_s) if self.training else bounds
+        if self.training:
+            return even_bounds(groups, self.batch_size)
+        return np.append(np.arange(0, len(order), self.batch_size), len(order))
 
 
-def round_up(count: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-count // multiple) * multiple
-
-
-def split_to_multiple(bounds: np.ndarray, multiple: int) -> np.ndarray:
-    """Halve the largest batches until their number is a multiple, or all are of one clip."""
-    wanted = round_up(len(bounds) - 1, multiple)
-    while len(bounds) - 1 < wanted:
-        sizes = np.diff(bounds)
-        largest = int(sizes.argmax())
-        if sizes[largest] < 2:
+def split_among(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """Split batches into `count` of even sizes, or as many as they have clips; none has clips of two."""
+    parts = [1] * len(batches)
+    for _ in range(count - len(batches)):
+        largest = max(range(len(batches)), key=lambda k: len(batches[k]) / parts[k])
+        if parts[largest] == len(batches[largest]):
             break
-        bounds = np.insert(bounds, largest + 1, bounds[largest] + sizes[largest] // 2)
-    return bounds
-
-
-def cumulative_weights(weights: np.ndarray, size: int) -> np.ndarray:
-    """Running sum (N,) of sampling weights."""
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.shape != (size,):
-        raise DataError(f"sampling weights have shape {weights.shape} for {size} clips; run stage 4 again")
-    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-        raise DataError("sampling weights must be finite, none negative, not all zero; run stage 4 again")
-    return np.cumsum(weights)
+        parts[largest] += 1
+    return [part for batch, n in zip(batches, parts, strict=True) for part in np.array_split(batch, n)]

@@ -5,7 +5,7 @@
 
 Beside each manifest lies a file of columns (`indexfile.py`), made on first use and remade when the manifest
 has changed. It is memory-mapped, so that all processes of a machine share one copy; a cut itself is read
-from its line when it is needed.
+from its line when it is needed, and compared with its columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from audiotag.data.indexfile import Columns, open_columns, parse_line
+from audiotag.data.indexbuild import LINE_ERRORS, Columns, essentials, parse_line
+from audiotag.data.indexfile import index_path_of, open_columns
 from audiotag.errors import DataError
 
 
@@ -61,21 +62,23 @@ class IndexedManifest:
         """Durations (N,) in seconds, float32."""
         return joined([part.durations for part in self._parts])
 
-    @cached_property
+    @property
     def label_ids(self) -> np.ndarray:
-        """Class indices of all cuts, one after the other, int32; `label_starts` says which are whose."""
+        """Class indices of all cuts, one after the other, int32; `label_starts` says which are whose.
+
+        Those of several manifests are joined at every call: hold on to them only where they are needed.
+        """
         return joined([part.label_ids for part in self._parts])
 
-    @cached_property
+    @property
     def label_starts(self) -> np.ndarray:
-        """Bounds (N+1,) of each cut's part of `label_ids`."""
+        """Bounds (N+1,) of each cut's part of `label_ids`; joined like those."""
         return joined_bounds([part.label_starts for part in self._parts])
 
     def labels(self, index: int) -> np.ndarray:
         """Class indices of a cut."""
         part, position = self._locate(index)
-        columns = self._parts[part]
-        return columns.label_ids[columns.label_starts[position] : columns.label_starts[position + 1]]
+        return self._parts[part].labels(position)
 
     def id(self, index: int) -> str:
         """Id of a cut."""
@@ -83,24 +86,35 @@ class IndexedManifest:
         return self._parts[part].id(position)
 
     def ids(self) -> np.ndarray:
-        """Ids (N,) of all cuts as a numpy array of UTF-8 bytes: 2,000,000 of them take about 22 MB."""
-        arrays = [part.ids() for part in self._parts]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        """Ids (N,) of all cuts as a numpy array of UTF-8 bytes, made at every call.
+
+        2,000,000 of 11 letters each take 22 MB, or nothing where one manifest has no others.
+        """
+        return joined([part.ids() for part in self._parts])
 
     def record(self, index: int) -> dict[str, Any]:
         """A cut as the plain dictionary that its line holds."""
         part, position = self._locate(index)
         columns = self._parts[part]
         start, end = int(columns.offsets[position]), int(columns.offsets[position + 1])
-        line = os.pread(self._files[part].fileno(), end - start, start)
         try:
-            record = parse_line(line)
-        except ValueError:
-            record = {}
-        if record.get("id") != columns.id(position):
+            # A manifest or index that was overwritten in place names places that are nowhere.
+            if not 0 <= start < end <= os.fstat(self._files[part].fileno()).st_size:
+                raise ValueError("no such place")
+            record = parse_line(os.pread(self._files[part].fileno(), end - start, start))
+            cut_id, duration, labels = essentials(record)
+            same = (
+                cut_id == columns.id(position)
+                and np.float32(duration) == columns.durations[position]
+                and labels == columns.labels(position).tolist()
+            )
+        except LINE_ERRORS:
+            same = False
+        if not same:
+            path = self.paths[part]
             raise DataError(
-                f"{self.paths[part]}: cut {columns.id(position)} is no longer where it was: the manifest was "
-                "changed while in use; run the command again"
+                f"{path}: cut {columns.id(position)} is not what its index says: the manifest was changed "
+                f"in use or its time set back; delete {index_path_of(path)} and run the command again"
             )
         return record
 
@@ -119,6 +133,8 @@ def open_manifest(path: Path):
         return path.open("rb")
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"manifest not found: {path}") from None
+    except OSError as error:
+        raise DataError(f"manifest {path} cannot be read: {error.strerror}") from None
 
 
 def joined(arrays: list[np.ndarray]) -> np.ndarray:

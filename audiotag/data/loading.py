@@ -5,20 +5,35 @@ Plain files are read by soundfile directly; whatever else a lhotse manifest can 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 from lhotse import Features
 from lhotse.serialization import deserialize_item
 
+from audiotag.data.featurefile import CHECKSUM, read_matrix
+from audiotag.data.resampling import resample
 from audiotag.errors import DataError
 
-SAMPLING_RATE = 16000
 Record = dict[str, Any]
+CHANGED = (
+    "the file has changed since it was prepared: restore it, or run the stages from 1 on again with --force"
+)
+
+
+class Unreadable(DataError):
+    """A clip that was found good when it was prepared and that cannot be read now."""
+
+    def __init__(self, clip_id: str, reason: str, advice: str = CHANGED) -> None:
+        super().__init__(clip_id, reason, advice)  # what it is made from again on its way between processes
+        self.clip_id, self.reason, self.advice = clip_id, reason, advice
+
+    def __str__(self) -> str:
+        return f"clip {self.clip_id}: {self.reason}; {self.advice}"
 
 
 def load_audio(record: Record) -> np.ndarray:
@@ -31,35 +46,55 @@ def load_audio(record: Record) -> np.ndarray:
         if is_plain_file(record):
             samples, rate = read_plain_file(record)
         else:
-            cut = deserialize_item(record)
+            cut = deserialize_item(deepcopy(record))  # which takes apart what it is given
             samples, rate = np.atleast_2d(cut.load_audio()).T, cut.sampling_rate
-    except DataError:
-        raise
+        if len(samples) == 0:
+            raise ValueError("it holds no samples")
+        mixed = resample(mix_down(samples), rate)
+        # One sum tells of a single sample that is NaN or infinite.
+        if not math.isfinite(mixed.sum(dtype=np.float64)):
+            raise ValueError("samples are NaN or infinite")
     except Exception as error:  # each decoder has errors of its own
         raise unreadable(record, audio_path(record), error) from None
-    if len(samples) == 0:
-        raise DataError(f"clip {record['id']}: {audio_path(record)} holds no samples; run stage 1 again")
-    return resample(samples.mean(axis=1), rate)
+    return mixed
 
 
-def load_features(record: Record) -> np.ndarray:
-    """The stored log-mel (T,F) of a cut, float32."""
+def load_features(record: Record, frames: tuple[int, int] | None = None) -> np.ndarray:
+    """The stored log-mel (T,F) of a cut, float32.
+
+    Args:
+        record: a cut as its manifest line holds it.
+        frames: read only those from the first up to, but not with, the second of these.
+    """
     stored = record.get("features")
     if stored is None:
         raise DataError(f"clip {record['id']} has no stored features: run stage 2 (for noise: stage 3)")
     try:
         features = Features.from_dict(stored)
+        check_path(features.storage_path)
+        if type(features.num_frames) is not int:
+            raise TypeError(f"num_frames is {features.num_frames!r}")
         whole = features.start == record["start"] and features.duration == record["duration"]
         # A whole matrix is taken as it is: faster, and lhotse's own way repeats or drops a frame where there
         # is not one every 10 ms of the cut.
-        values = features.load() if whole else deserialize_item(record).load_features()
+        if whole:
+            first, end = frames or (0, features.num_frames)
+            checksum = (record.get("custom") or {}).get(CHECKSUM)
+            values = read_matrix(features, first, end, checksum)
+        else:
+            first, end = frames or (0, None)
+            values = deserialize_item(deepcopy(record)).load_features()[first:end]
     except Exception as error:  # each codec has errors of its own
         raise unreadable(record, stored.get("storage_path"), error) from None
-    if whole and values.shape != (features.num_frames, features.num_features):
-        raise DataError(
-            f"clip {record['id']}: {features.storage_path} holds features {values.shape} where the manifest "
-            f"says {(features.num_frames, features.num_features)}: run stage 2 again with --force"
+    if whole and values.shape != (end - first, features.num_features):
+        raise Unreadable(
+            record["id"],
+            f"{features.storage_path} holds features {values.shape} where the manifest says "
+            f"{(end - first, features.num_features)}",
+            "run stage 2 again with --force",
         )
+    if len(values) == 0:
+        raise Unreadable(record["id"], f"{stored.get('storage_path')} holds no frames of it")
     return values.astype(np.float32, copy=False)
 
 
@@ -82,6 +117,7 @@ def read_plain_file(record: Record) -> tuple[np.ndarray, int]:
     rate = recording["sampling_rate"]
     start = round(record["start"] * rate)
     wanted = min(round(record["duration"] * rate), recording["num_samples"] - start)
+    check_path(source["source"])
     with soundfile.SoundFile(source["source"]) as file:
         if file.samplerate != rate:
             raise ValueError(f"the file has {file.samplerate} Hz where the manifest says {rate} Hz")
@@ -96,17 +132,22 @@ def read_plain_file(record: Record) -> tuple[np.ndarray, int]:
     return samples[:, [source["channels"].index(channel) for channel in channels]], rate
 
 
-def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Samples (S,) from any rate to 16 kHz, low-pass filtered."""
-    if rate == SAMPLING_RATE:
-        return samples
-    return resampler(rate)(torch.from_numpy(samples)).numpy()
+def check_path(path: Any) -> None:
+    """A number would be taken for an open file of this process."""
+    if not isinstance(path, str):
+        raise TypeError(f"{path!r} is not the path of a file")
 
 
-@lru_cache(maxsize=16)
-def resampler(rate: int) -> torchaudio.transforms.Resample:
-    """The windowed-sinc filter of one rate; making it costs more than using it."""
-    return torchaudio.transforms.Resample(rate, SAMPLING_RATE)
+def mix_down(samples: np.ndarray) -> np.ndarray:
+    """The mean (S,) of the channels of samples (S,C)."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    # numpy's own mean over so short an axis takes ten times as long.
+    mixed = samples[:, 0] + samples[:, 1]
+    for channel in range(2, samples.shape[1]):
+        mixed += samples[:, channel]
+    mixed /= samples.shape[1]
+    return mixed
 
 
 def audio_path(record: Record) -> str:
@@ -116,10 +157,18 @@ def audio_path(record: Record) -> str:
     return source if isinstance(source, str) else "audio inside the manifest"
 
 
-def unreadable(record: Record, path: str | None, error: Exception) -> DataError:
-    """The error for a clip that stage 1 or 2 found good and that cannot be read now."""
+def unreadable(record: Record, path: str | None, error: Exception) -> Unreadable:
+    """The error for a clip whose file a decoder could not make sense of."""
     text = getattr(error, "error_string", "") or str(error) or type(error).__name__
-    return DataError(
-        f"clip {record.get('id')}: cannot read {path}: {' '.join(text.split())}; the file has changed since "
-        "it was prepared: restore it, or run the stages from 1 on again"
-    )
+    if isinstance(error, soundfile.LibsndfileError):  # which calls all that the system says a system error
+        text = system_error(path) or text
+    return Unreadable(str(record.get("id")), f"cannot read {path}: {' '.join(text.split())}")
+
+
+def system_error(path: str) -> str | None:
+    """What keeps a file from being opened, such as that there is none."""
+    try:
+        with Path(path).open("rb"):
+            return None
+    except OSError as error:
+        return error.strerror

@@ -9,6 +9,7 @@ import numpy as np
 
 from audiotag.data.index import IndexedManifest
 from audiotag.data.loading import load_audio, load_features
+from audiotag.data.replacing import MAX_TRIES, Replaced, first_readable
 
 ENERGY_FLOOR = 1e-10
 
@@ -32,20 +33,30 @@ class NoiseMixer:
     probability: float
     snr_db: tuple[float, float]
 
-    def __call__(self, clip: np.ndarray, rng: np.random.Generator, *, stored: bool) -> np.ndarray:
-        """The clip, samples (S,) or stored log-mel (T,F), with noise or as it is."""
+    def __call__(
+        self, clip: np.ndarray, rng: np.random.Generator, *, stored: bool, replaced: Replaced
+    ) -> np.ndarray:
+        """The clip, samples (S,) or stored log-mel (T,F), with noise or as it is.
+
+        Noise that cannot be read is noted in `replaced`, and other noise taken.
+        """
         if rng.random() >= self.probability:
             return clip
         snr_db = rng.uniform(*self.snr_db)
-        noise = self._draw(len(clip), rng, stored)
+        noise = self._draw(len(clip), rng, stored, replaced)
         return mix_log_mel(clip, noise, snr_db) if stored else mix_waveforms(clip, noise, snr_db)
 
-    def _draw(self, length: int, rng: np.random.Generator, stored: bool) -> np.ndarray:
+    def _draw(self, length: int, rng: np.random.Generator, stored: bool, replaced: Replaced) -> np.ndarray:
         """Noise as long as the clip: random cuts, one after the other."""
-        load = load_features if stored else load_audio
+
+        def load(position: int) -> np.ndarray:
+            record = self.manifest.record(position)
+            return load_features(record) if stored else load_audio(record)
+
         pieces, missing = [], length
         while missing > 0:
-            piece = load(self.manifest.record(int(rng.integers(len(self.manifest)))))
+            positions = (int(rng.integers(len(self.manifest))) for _ in range(1 + MAX_TRIES))
+            _, piece = first_readable(positions, load, replaced)
             pieces.append(piece[:missing])
             missing -= len(pieces[-1])
         return np.concatenate(pieces)

@@ -12,10 +12,11 @@ import yaml
 
 from audiotag.atomic import atomic_write
 from audiotag.errors import AudiotagError, ConfigError, DataError
+from audiotag.evaluation.coverage import coverage_of, coverage_share, data_section, skipped_text
 from audiotag.evaluation.curves import Curve, read_curves
 from audiotag.evaluation.plots import plot_per_class, plot_precision_recall, plot_training
 from audiotag.evaluation.results import ClassResult, Evaluation, read_evaluation
-from audiotag.evaluation.tables import Table, number, percent, share
+from audiotag.evaluation.tables import Table, number, share
 
 # Column of the results table: key of the metrics.
 RESULT_COLUMNS = {
@@ -93,14 +94,13 @@ def results_table(evaluations: Sequence[Evaluation]) -> Table:
     table = Table(["split", "weights", "clips", "coverage", "classes", *RESULT_COLUMNS], [], numeric)
     for evaluation in evaluations:
         metrics = evaluation.metrics
-        present = coverage_of(evaluation)
         counted = metrics["num_classes"] - metrics["num_classes_without_positives"]
         table.rows.append(
             [
                 evaluation.split,
-                evaluation.weights,
+                evaluation.weights + (" (selected on eval)" if evaluation.selected_on_eval else ""),
                 number(metrics["num_clips"]),
-                percent(present.get("present", 0), present.get("listed", 0)),
+                coverage_share(evaluation),
                 f"{counted}/{metrics['num_classes']}",
                 *(number(metrics[key]) for key in RESULT_COLUMNS.values()),
             ]
@@ -113,11 +113,17 @@ def means_note(evaluations: Sequence[Evaluation]) -> str:
     rule = "are left out of all means"
     if any(evaluation.zero_without_positives for evaluation in evaluations):
         rule = "count as AP 0 in mAP and are left out of the other means"
+    selected = ""
+    if any(evaluation.selected_on_eval for evaluation in evaluations):
+        selected = (
+            " Selected on eval: the best epoch was chosen by its score on the evaluation clips themselves, "
+            "which makes that score optimistic."
+        )
     return (
         "mAP and mAUC are unweighted means over classes, d' is that of mAUC; classes without positive clips "
         f"{rule} (column `classes`: with positives/all). F1 is taken at probability 0.5; accuracy is "
         "the share of clips whose highest score is their first label. Coverage is the share of listed clips "
-        "that were present."
+        f"that were present.{selected}"
     )
 
 
@@ -126,19 +132,6 @@ def environment_section(evaluations: Sequence[Evaluation]) -> str:
     provenance = evaluations[0].info.get("provenance") or {}
     lines = [f"- {name}: `{value}`" for name, value in provenance.items() if name not in ("command", "host")]
     return "\n".join(["## Environments", "", *lines]) if lines else ""
-
-
-def data_section(coverage: Mapping[str, Any]) -> str:
-    """Clips and hours of every split, as stage 1 counted them."""
-    if not coverage:
-        return ""
-    table = Table(["split", "clips present", "hours", "skipped"], [], frozenset({"hours"}))
-    for split, counts in coverage.items():
-        hours = number(counts["seconds"] / 3600, 2)
-        table.rows.append(
-            [split, share(counts["present"], counts["listed"]), hours, skipped_text(counts) or "none"]
-        )
-    return "### Data\n\n" + table.markdown()
 
 
 def training_section(curves: Mapping[str, Curve], config: Mapping[str, Any], exp_dir: Path) -> str:
@@ -229,16 +222,6 @@ def class_table(classes: Sequence[ClassResult]) -> Table:
         [one.name, number(one.positives), number(one.ap), number(one.auc), number(one.f1)] for one in classes
     ]
     return Table(["class", "positives", "AP", "AUC", "F1"], rows, frozenset({"positives", "AP", "AUC", "F1"}))
-
-
-def coverage_of(evaluation: Evaluation) -> Mapping[str, Any]:
-    """The coverage of the evaluated split that the evaluation carries; empty when it carries none."""
-    return (evaluation.info.get("coverage") or {}).get(evaluation.split, {})
-
-
-def skipped_text(counts: Mapping[str, Any]) -> str:
-    """Reasons and numbers of skipped clips."""
-    return ", ".join(f"{reason}: {count}" for reason, count in counts.get("skipped", {}).items() if count)
 
 
 def plain(value: Any) -> str:

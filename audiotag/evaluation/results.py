@@ -38,8 +38,9 @@ class Evaluation:
     """An evaluation folder as read back.
 
     metrics: the summary of `compute_metrics`. info: what the evaluating command knew. A report looks for
-    `split`, `weights` (in words), `checkpoints` (file names), `coverage` (by split: listed, present,
-    skipped, seconds) and `provenance` (texts by name, among them the command).
+    `split`, `weights` (in words), `checkpoints` (file names), `selected_on` (the split whose metric chose
+    the epoch), `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the
+    command).
     """
 
     folder: Path
@@ -57,6 +58,11 @@ class Evaluation:
     def weights(self) -> str:
         """Which weights were evaluated, in words; the folder's name where that is not recorded."""
         return str(self.info.get("weights", self.folder.name))
+
+    @property
+    def selected_on_eval(self) -> bool:
+        """Whether the epoch was chosen on the evaluation clips."""
+        return self.info.get("selected_on") == "eval"
 
     @cached_property
     def classes(self) -> list[ClassResult]:

@@ -9,6 +9,7 @@ import torch
 
 from audiotag.distributed import World
 from audiotag.evaluation.scores import Scores
+from audiotag.frontend import Frontend
 from audiotag.tagger import Tagger
 
 
@@ -37,7 +38,7 @@ def score_batches(
     logits = [np.zeros((0, num_classes), np.float32)]
     labels = [np.zeros((0, num_classes), np.float32)]
     for batch in batches:
-        features, lengths = model_inputs(tagger, batch, device)
+        features, lengths = model_inputs(tagger.frontend, batch, device)
         with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
             output = tagger(features, lengths).float().cpu().numpy()
         ids.extend(batch["ids"])
@@ -56,10 +57,10 @@ def gather_scores(scores: Scores, world: World) -> Scores:
 
 
 @torch.no_grad()
-def model_inputs(tagger: Tagger, batch: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def model_inputs(frontend: Frontend, batch: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Finished features (B,T,F) and lengths (B,) on the device, from waveforms or stored features."""
     inputs = batch["inputs"].to(device, non_blocking=True)
     lengths = batch["lengths"].to(device, non_blocking=True)
     if inputs.ndim == 2:
-        return tagger.frontend(inputs, lengths)
-    return tagger.frontend.finish(inputs, lengths)
+        return frontend(inputs, lengths)
+    return frontend.finish(inputs, lengths)

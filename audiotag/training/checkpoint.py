@@ -12,7 +12,8 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     config            the resolved configuration
     labels            rows [index, mid, name]
     coverage          clips present of clips listed, per split
-    train_data        {"clips", "digest"}: which clips with which labels it is trained on
+    train_data        {"clips", "digest"}: which clips with which labels its own train split has
+    mixed_data        the same of all train sets together with data.sources, else None
     provenance        versions, git state, command
 Schedules and random states are functions of the position and the config's seed, so none is stored.
 """

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from audiotag.config import Config
+import numpy as np
+
+from audiotag.config import Config, Source
 from audiotag.corpora.stats import load_sampling_weights, load_stats
 from audiotag.data.batching import BatchPlan
-from audiotag.data.dataset import make_loader
+from audiotag.data.dataset import check_labels
 from audiotag.data.index import IndexedManifest
+from audiotag.data.loader import Loader, TrainingLoader, make_loader
+from audiotag.data.longclips import warn_of_long_clips
 from audiotag.data.noise import NoiseMixer, noise_path
+from audiotag.data.presence import check_files
+from audiotag.data.sampling import PlanSource
+from audiotag.data.sources import MixedManifest, SourceSet, check_held_out, open_source
 from audiotag.data.splits import manifest_path, open_split
+from audiotag.data.trainingset import TrainingDataset
 from audiotag.distributed import World
 from audiotag.errors import DataError
+from audiotag.frontend import Frontend
 from audiotag.labels import LabelTable
 
 logger = logging.getLogger(__name__)
@@ -35,37 +44,99 @@ def fill_in_statistics(config: Config, data_dir: Path) -> Config:
 
 def training_data(
     config: Config, manifest: IndexedManifest, data_dir: Path, labels: LabelTable, world: World
-) -> tuple[BatchPlan, Any]:
-    """The plan of all epochs and a function from an epoch to a loader of this process' batches."""
-    weighted = config.data.sampling == "weighted"
+) -> tuple[BatchPlan, TrainingLoader]:
+    """The plan of all epochs and a function from an epoch to a loader of this process' batches.
+
+    Args:
+        config: the configuration.
+        manifest: the recipe's own train set, which `data.sources` mixes with others.
+        data_dir: the recipe's data folder.
+        labels: the recipe's labels.
+        world: the processes of the run.
+    """
+    plan, dataset = training_set(config, manifest, data_dir, labels, world)
+    if world.is_main:
+        warn_of_long_clips(plan.durations, "train", model_frontend(config), training=True)
+    logger.info(
+        "training on %d clips, %d batches an epoch and process", len(dataset.manifest), plan.num_batches(0)
+    )
+    return plan, TrainingLoader(
+        dataset,
+        plan.batches,
+        num_workers=config.data.num_workers,
+        max_unreadable=config.data.max_unreadable,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def training_set(
+    config: Config, manifest: IndexedManifest, data_dir: Path, labels: LabelTable, world: World
+) -> tuple[BatchPlan, TrainingDataset]:
+    """The plan of all epochs, and what makes a batch of the clips that it names; see `training_data`."""
+    data, augment = config.data, config.augment
+    clips = mix_sources(config, manifest, data_dir, labels) if data.sources else manifest
+    durations = clips.durations
+    if augment.crop is not None:
+        durations = np.minimum(durations, np.float32(augment.crop.duration_s))
     plan = BatchPlan(
-        manifest.durations,
+        durations,
         seed=config.seed,
         world_size=world.size,
         rank=world.rank,
-        batch_size=config.data.batch_size,
-        max_duration_s=config.data.max_duration_s,
-        weights=load_sampling_weights(data_dir, config.features.stats_name, manifest) if weighted else None,
-        samples_per_epoch=config.data.samples_per_epoch,
+        batch_size=data.batch_size,
+        max_duration_s=data.max_duration_s,
+        weights=sampling_weights(config, clips, data_dir) if data.sampling == "weighted" else None,
+        replacement=data.replacement,
+        num_buckets=data.num_buckets,
+        samples_per_epoch=data.samples_per_epoch,
+        sources=plan_sources(data.sources, clips) if data.sources else None,
     )
-    logger.info("training on %d clips, %d batches an epoch and process", len(manifest), plan.num_batches(1))
-    noise = noise_mixer(config, data_dir)
+    mixup = augment.mixup
+    return plan, TrainingDataset(
+        clips,
+        storage=config.features.storage,
+        num_classes=len(labels),
+        seed=config.seed,
+        substitutes=plan.substitutes,
+        crop_s=augment.crop.duration_s if augment.crop else None,
+        noise=noise_mixer(config, data_dir),
+        partner_probability=mixup.probability if mixup and mixup.partner == "corpus" else None,
+    )
 
-    def loader(epoch: int) -> Any:
-        return make_loader(
-            manifest,
-            plan.batches(epoch),
-            storage=config.features.storage,
-            num_classes=len(labels),
-            num_workers=config.data.num_workers,
-            seed=config.seed,
-            epoch=epoch,
-            rank=world.rank,
-            pin_memory=world.device.type == "cuda",
-            noise=noise,
-        )
 
-    return plan, loader
+def mix_sources(
+    config: Config, manifest: IndexedManifest, data_dir: Path, labels: LabelTable
+) -> MixedManifest:
+    """The train sets of `data.sources` in their order; clips that this recipe evaluates on are refused."""
+    features = {"preset": config.features.preset, "storage": config.features.storage}
+    sets = []
+    for source in config.data.sources:
+        if source.data_dir is None:
+            check_labels(manifest, len(labels))
+            sets.append(SourceSet(data_dir, manifest, np.arange(len(labels), dtype=np.int32)))
+            continue
+        other = open_source(Path(source.data_dir), labels, **features)
+        check_held_out(other, data_dir, **features)
+        sets.append(other)
+    return MixedManifest(sets)
+
+
+def plan_sources(sources: list[Source], clips: MixedManifest) -> list[PlanSource]:
+    """The sources' ranges of positions and their weights."""
+    bounds = clips.bounds.tolist()
+    return [
+        PlanSource(start, end, source.weight)
+        for start, end, source in zip(bounds[:-1], bounds[1:], sources, strict=True)
+    ]
+
+
+def sampling_weights(config: Config, clips: IndexedManifest | MixedManifest, data_dir: Path) -> np.ndarray:
+    """Stage 4's weights of the clips; those of a source lie in its own data folder."""
+    name = config.features.stats_name
+    if isinstance(clips, MixedManifest):
+        parts = [load_sampling_weights(source.data_dir, name, source.manifest) for source in clips.sets]
+        return np.concatenate(parts)
+    return load_sampling_weights(data_dir, name, clips)
 
 
 def noise_mixer(config: Config, data_dir: Path) -> NoiseMixer | None:
@@ -79,18 +150,25 @@ def noise_mixer(config: Config, data_dir: Path) -> NoiseMixer | None:
     return NoiseMixer(IndexedManifest([path]), noise.probability, noise.snr_db)
 
 
-def validation_data(config: Config, data_dir: Path, labels: LabelTable, world: World) -> Any:
+def validation_data(
+    config: Config, data_dir: Path, labels: LabelTable, world: World
+) -> Callable[[], Loader] | None:
     """A function that gives a loader of this process' share of `valid`; None when no split is held out."""
     path = manifest_path(data_dir, "valid", preset=config.features.preset, storage=config.features.storage)
     if config.corpus.valid_share == 0 and not path.is_file():
         logger.warning("no valid split (corpus.valid_share is 0): no metrics while training, no best epoch")
         return None
     manifest = open_split(data_dir, "valid", preset=config.features.preset, storage=config.features.storage)
-    return lambda: evaluation_loader(config, manifest, len(labels), world)
+    loader = evaluation_loader(config, manifest, len(labels), world)
+    return lambda: loader
 
 
-def evaluation_loader(config: Config, manifest: IndexedManifest, num_classes: int, world: World) -> Any:
-    """This process' share of a split, every clip once over all processes."""
+def evaluation_loader(config: Config, manifest: IndexedManifest, num_classes: int, world: World) -> Loader:
+    """This process' share of a split, every clip once over all processes; may be iterated over again."""
+    if world.is_main:
+        split = manifest.paths[0].stem.removeprefix("cuts_")
+        check_files(manifest, split, stored=config.features.storage == "stored")
+        warn_of_long_clips(manifest.durations, split, model_frontend(config), training=False)
     plan = BatchPlan(
         manifest.durations,
         seed=config.seed,
@@ -105,8 +183,10 @@ def evaluation_loader(config: Config, manifest: IndexedManifest, num_classes: in
         storage=config.features.storage,
         num_classes=num_classes,
         num_workers=config.data.num_workers,
-        seed=config.seed,
-        epoch=0,
-        rank=world.rank,
         pin_memory=world.device.type == "cuda",
     )
+
+
+def model_frontend(config: Config) -> Frontend:
+    """The front end of the configuration's model, which says how long its clips are."""
+    return Frontend(config.features.preset, config.features.target_frames, normalize=False)

@@ -48,12 +48,14 @@ def check_same_run(state: dict[str, Any], record: dict[str, Any], exp_dir: Path,
     check_config(state["config"], record["config"], exp_dir, advice)
     if state["labels"] != record["labels"]:
         raise ConfigError(f"{exp_dir} was trained with another list of labels; {advice}")
-    before, now = state["train_data"], record["train_data"]
-    if before != now:
-        raise ConfigError(
-            f"{exp_dir} was trained on other clips or other labels of them ({before['clips']} then, "
-            f"{now['clips']} now); {advice}"
-        )
+    for name, where in (("train_data", ""), ("mixed_data", " in data.sources")):
+        before, now = state.get(name), record.get(name)
+        if before != now:
+            then, today = (clips["clips"] if clips else "none" for clips in (before, now))
+            raise ConfigError(
+                f"{exp_dir} was trained on other clips{where}, or other labels of them ({then} then, "
+                f"{today} now); {advice}"
+            )
     if state["position"]["world_size"] != world_size:
         logger.warning(
             "trained by %d processes so far, by %d from here: the effective batch changes by the same factor",

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from audiotag.atomic import atomic_write
+from audiotag.augment.augmenter import Augmenter, build_augmenter
 from audiotag.config import Config
 from audiotag.configfile import dump_yaml
 from audiotag.data.batching import BatchPlan
+from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distributed import World
 from audiotag.errors import StorageError
@@ -20,7 +22,7 @@ from audiotag.labels import LabelTable
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.optim.schedules import build_schedule
 from audiotag.provenance import collect_provenance
-from audiotag.tagger import build_tagger
+from audiotag.tagger import build_frontend, build_tagger
 from audiotag.training.loaders import fill_in_statistics, training_data, validation_data
 from audiotag.training.resume import check_same_run, fingerprint, newest_checkpoint, set_aside
 from audiotag.training.tensorboard import RunWriter
@@ -43,11 +45,13 @@ def prepare_trainer(
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
+    mixed = train_loader.dataset.manifest if config.data.sources else None
     record = {
         "config": config.model_dump(mode="json"),
         "labels": labels.to_rows(),
-        "coverage": read_coverage(data_dir),
+        "coverage": read_coverage(data_dir, config.features.stats_name),
         "train_data": fingerprint(manifest),
+        "mixed_data": fingerprint(mixed) if mixed else None,
         "provenance": collect_provenance(),
     }
     prepare_folder(exp_dir, world, restart=restart)
@@ -55,6 +59,8 @@ def prepare_trainer(
     if state is not None:
         check_same_run(state, record, exp_dir, world.size)
     if world.is_main:
+        frontend = build_frontend(record["config"]["features"])
+        warn_of_foreign_normalization(frontend, record["coverage"], "train")
         with atomic_write(exp_dir / "config.yaml") as file:
             file.writelines(f"# {name}: {value}\n" for name, value in record["provenance"].items())
             file.write(dump_yaml(config))
@@ -87,7 +93,7 @@ def build_trainer(
 ) -> Trainer:
     """A trainer at its start, with fresh weights that derive from the seed."""
     tree, labels = record["config"], LabelTable.from_rows(record["labels"])
-    steps_per_epoch = -(-plan.num_batches(1) // config.training.accumulate)
+    steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
     total_steps = config.training.epochs * steps_per_epoch
     torch.manual_seed(derive_seed(config.seed))
     tagger = build_tagger(tree["features"], tree["encoder"], labels).to(world.device)
@@ -109,6 +115,7 @@ def build_trainer(
         steps_per_epoch=steps_per_epoch,
         train_loader=train_loader,
         valid_loader=valid_loader,
+        augmenter=build_augmenter(tree["augment"]) or Augmenter({}, {}),
         settings=tree["training"],
         keep_before_best=config.evaluation.avg - 1,
         seed=config.seed,

@@ -18,10 +18,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from audiotag.augment.augmenter import Augmenter
 from audiotag.distributed import World
 from audiotag.errors import TrainingError
 from audiotag.evaluation.metrics import compute_metrics
-from audiotag.evaluation.scoring import gather_scores, model_inputs, score_batches
+from audiotag.evaluation.scoring import gather_scores, score_batches
 from audiotag.logs import progress
 from audiotag.optim.schedules import Schedule
 from audiotag.tagger import Tagger
@@ -44,6 +45,7 @@ class Trainer:
         steps_per_epoch: updates of an epoch, by which the schedule counts.
         train_loader: the training batches of this process, by epoch.
         valid_loader: the validation batches of this process, or None without a valid split.
+        augmenter: makes features of training batches, changed as configured.
         settings: the `training` section of the configuration.
         keep_before_best: epochs before the best one whose checkpoints stay, to be averaged with it.
         seed: what every random choice derives from.
@@ -62,6 +64,7 @@ class Trainer:
         steps_per_epoch: int,
         train_loader: Callable[[int], Any],
         valid_loader: Callable[[], Any] | None,
+        augmenter: Augmenter,
         settings: dict[str, Any],
         keep_before_best: int,
         seed: int,
@@ -76,6 +79,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch
         self.train_loader = train_loader
         self.valid_loader = valid_loader
+        self.augmenter = augmenter
         self.settings = settings
         self.keep_before_best = keep_before_best
         self.seed = seed
@@ -155,8 +159,8 @@ class Trainer:
         batch = next(batches)
         wait_s = time.perf_counter() - start
         torch.manual_seed(derive_seed(self.seed, epoch, index, self.world.rank))
-        features, lengths = model_inputs(self.tagger, batch, self.world.device)
-        targets = batch["labels"].to(self.world.device, non_blocking=True)
+        key = (self.seed, epoch, batch["batch_name"])  # its number changes with that of the processes
+        features, lengths, targets = self.augmenter(batch, self.tagger.frontend, self.world.device, key)
         with self.autocast():
             logits = self.model(features, lengths)
         loss = self.tagger.loss(logits, targets)

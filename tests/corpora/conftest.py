@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiotag.configcorpus import AudioSetCorpus
 from audiotag.corpora.audioset import prepare_audioset
 from tests.corpora.classes import MIDS
 
@@ -72,16 +73,11 @@ class Folder:
         self.write_lists()
         defaults = {
             "dir": str(self.corpus),
-            "labels": "class_labels_indices.csv",
             "train_lists": ["train_segments.csv"],
-            "eval_lists": ["eval_segments.csv"],
-            "audio_dir": "audio",
             "valid_share": 0.0,
-            "valid_seed": 0,
-            "min_duration_s": 0.1,
             "max_skip": 1.0,
         }
-        prepare_audioset(self.manifests, **{**defaults, **options})
+        prepare_audioset(self.manifests, AudioSetCorpus(**{**defaults, **options}))
 
     def cuts(self, split: str) -> dict[str, dict]:
         """The cuts of a split by id."""

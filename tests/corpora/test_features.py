@@ -14,8 +14,10 @@ import torch
 from lhotse import CutSet
 
 from audiotag.corpora.features import TICK_POWER, extract_features, extract_splits
+from audiotag.corpora.stats import corpus_stats
 from audiotag.data.index import IndexedManifest
 from audiotag.data.loading import load_audio, load_features
+from audiotag.data.splits import read_statistics
 from audiotag.errors import DataError
 from audiotag.frontend import PRESETS, Frontend
 
@@ -54,11 +56,12 @@ def test_lhotse_reads_the_result(prepared, tmp_path):
 
 def test_several_processes_give_the_same_bytes(prepared, tmp_path):
     contents = []
-    for num_jobs in (1, 2):
+    for num_jobs in (1, 3):
         result = tmp_path / str(num_jobs) / "cuts_train.jsonl"
         extract(prepared, "train", result, num_jobs=num_jobs)
         files = sorted(path for path in (result.parent / "archives").iterdir() if path.suffix == ".lca")
         contents.append({path.name: path.read_bytes() for path in files})
+        contents[-1]["cuts"] = result.read_text().replace(str(result.parent), "")
     assert contents[0] == contents[1]
 
 
@@ -82,7 +85,7 @@ def test_only_what_is_missing_or_has_changed_is_made_again(folder, tmp_path):
     second = archives(result)
     assert set(second) == set(first)
     redone = {name.split("-")[1] for name in second if second[name] != first[name]}
-    assert redone == {"00000", "00001"}
+    assert redone == {"00000000", "00000032"}
     for index in range(100):
         np.testing.assert_array_equal(load_features(stored.record(index)), whole[index])
 
@@ -90,7 +93,7 @@ def test_only_what_is_missing_or_has_changed_is_made_again(folder, tmp_path):
     os.utime(clips[70], ns=(0, 0))
     extract(folder, "train", result)
     third = archives(result)
-    assert sorted(name.split("-")[1] for name in third if name not in second) == ["00002", "00002"]
+    assert sorted(name.split("-")[1] for name in third if name not in second) == ["00000064"] * 2
     assert len(third) == 8
     extract(folder, "train", result.parent.parent / "other" / "cuts_train.jsonl", preset="icefall80")
     assert archives(result) == third
@@ -156,6 +159,27 @@ def test_a_split_that_is_gone_leaves_no_features(folder):
     folder.prepare(valid_share=0.0)
     extract_splits(folder.data, preset="ast128")
     assert {path.name for path in fbank.glob("*.jsonl")} == {"cuts_train.jsonl", "cuts_eval.jsonl"}
+
+
+def test_a_valid_that_is_eval_is_not_stored_twice(folder):
+    """After a corpus with a valid split of its own, whose features go."""
+    for number in range(10):
+        folder.clip("train", f"clip_{number:06d}", seconds=0.2)
+    folder.clip("eval", "eval_______", seconds=0.2)
+    folder.prepare(valid_share=0.3)
+    extract_splits(folder.data, preset="ast128")
+    fbank = folder.data / "fbank" / "ast128"
+    assert len(list((fbank / "archives").glob("valid-*"))) == 2
+    folder.prepare(valid="eval")
+    extract_splits(folder.data, preset="ast128")
+    assert (fbank / "cuts_valid.jsonl").read_bytes() == (fbank / "cuts_eval.jsonl").read_bytes()
+    assert {path.name.split("-")[0] for path in (fbank / "archives").iterdir()} == {"train", "eval"}
+    corpus_stats(folder.data, "some", preset="ast128", storage="stored", target_frames=None)
+    stats = read_statistics(folder.data, "some")
+    assert stats["valid"] == stats["eval"] != stats["train"]
+    folder.prepare(valid_share=0.3)
+    extract_splits(folder.data, preset="ast128")
+    assert len(IndexedManifest(fbank / "cuts_valid.jsonl")) == 3
 
 
 def test_long_clips_do_not_share_a_batch(folder, tmp_path):

@@ -54,3 +54,41 @@ def test_seed_and_share():
     assert not stratified_holdout(labels, 0.0, 1).any()
     assert not stratified_holdout([[0]], 0.5, 1).any()
     assert stratified_holdout([[0]] * 3, 0.001, 1).sum() == 1
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.integers(2, 80), st.integers(1, 6), st.floats(0.05, 0.6), st.integers(0, 2**31))
+def test_groups_stay_together(num_clips, num_classes, share, seed):
+    rng = np.random.default_rng(seed)
+    labels = random_labels(num_clips, num_classes, rng)
+    groups = rng.integers(0, max(1, num_clips // 2), size=num_clips) * 7 - 3
+    held_out = stratified_holdout(labels, share, seed, groups=groups)
+    for group in set(groups.tolist()):
+        assert len(set(held_out[groups == group].tolist())) == 1
+    everything = counts(labels, np.ones(num_clips, bool), num_classes)
+    assert (counts(labels, ~held_out, num_classes)[everything > 0] > 0).all()
+
+
+def test_groups_keep_the_share():
+    rng = np.random.default_rng(3)
+    labels = random_labels(6000, 8, rng)
+    groups = rng.integers(0, 1500, size=6000)
+    groups[:200] = 5000  # one long recording
+    held_out = stratified_holdout(labels, 0.1, seed=5, groups=groups)
+    everything = counts(labels, np.ones(6000, bool), 8)
+    assert held_out.sum() == pytest.approx(600, abs=90)
+    assert counts(labels, held_out, 8) / everything == pytest.approx(0.1, abs=0.05)
+
+
+def test_groups_of_one_are_no_groups():
+    labels = random_labels(500, 6, np.random.default_rng(2))
+    alone = stratified_holdout(labels, 0.1, 4)
+    np.testing.assert_array_equal(alone, stratified_holdout(labels, 0.1, 4, groups=np.arange(500)))
+    assert not stratified_holdout(labels, 0.1, 4, groups=np.zeros(500)).any()
+
+
+def test_clips_that_cannot_be_spared_are_made_up_for():
+    """Of a hundred clips of a label, sixty have another label's only clip."""
+    labels = [[0, 1 + clip] if clip < 60 else [0] for clip in range(100)]
+    held_out = stratified_holdout(labels, 0.3, 0)
+    assert held_out.sum() == 30 and not held_out[:60].any()

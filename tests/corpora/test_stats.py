@@ -12,6 +12,7 @@ from audiotag.corpora.features import extract_splits
 from audiotag.corpora.stats import class_balanced_weights, corpus_stats, load_sampling_weights, load_stats
 from audiotag.data.index import IndexedManifest
 from audiotag.data.loading import load_audio
+from audiotag.data.splits import read_coverage, read_statistics
 from audiotag.errors import DataError
 from audiotag.frontend import Frontend
 
@@ -43,18 +44,39 @@ def test_mean_and_deviation_are_those_of_the_padded_features(prepared, tmp_path,
     corpus_stats(
         tmp_path, "some", preset="ast128", storage="on_the_fly", target_frames=target_frames, num_jobs=2
     )
-    train = IndexedManifest(prepared.manifests / "cuts_train.jsonl")
-    rows = []
-    for index in range(len(train)):
-        wave = torch.from_numpy(load_audio(train.record(index)))[None]
-        raw = Frontend("ast128").extract(wave, torch.tensor([wave.shape[1]]))[0][0].numpy()[:target_frames]
-        rows.append(np.pad(raw, ((0, target_frames - len(raw)), (0, 0))))
-    values = np.stack(rows).astype(np.float64)
-    stats = load_stats(tmp_path, "some")
-    assert stats["mean"] == pytest.approx(values.mean(), rel=1e-6)
-    assert stats["std"] == pytest.approx(values.std(), rel=1e-6)
-    assert stats["num_values"] == values.size and stats["num_clips"] == len(train)
-    assert stats["target_frames"] == target_frames
+    for split, stats in read_statistics(tmp_path, "some").items():
+        manifest = IndexedManifest(prepared.manifests / f"cuts_{split}.jsonl")
+        rows = []
+        for index in range(len(manifest)):
+            wave = torch.from_numpy(load_audio(manifest.record(index)))[None]
+            raw = (
+                Frontend("ast128").extract(wave, torch.tensor([wave.shape[1]]))[0][0].numpy()[:target_frames]
+            )
+            rows.append(np.pad(raw, ((0, target_frames - len(raw)), (0, 0))))
+        values = np.stack(rows).astype(np.float64)
+        assert stats["mean"] == pytest.approx(values.mean(), rel=1e-9)
+        assert stats["std"] == pytest.approx(values.std(), rel=1e-9)
+        assert stats["num_values"] == values.size
+        assert stats["num_clips"] == stats["of_clips"] == len(manifest)
+        assert stats["target_frames"] == target_frames
+
+
+def test_every_split_is_measured_and_joins_the_coverage(prepared, tmp_path):
+    link(prepared, tmp_path)
+    options = {"preset": "beats128", "storage": "on_the_fly", "target_frames": None}
+    assert read_coverage(tmp_path, "some") == prepared.coverage()
+    corpus_stats(tmp_path, "some", **options)
+    coverage = read_coverage(tmp_path, "some")
+    assert read_coverage(tmp_path) == prepared.coverage()
+    for split in ("train", "valid", "eval"):
+        features = coverage[split].pop("features")
+        assert features["num_clips"] == features["of_clips"] == coverage[split]["present"]
+    assert coverage == prepared.coverage()
+    assert load_stats(tmp_path, "some") == read_coverage(tmp_path, "some")["train"]["features"]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "stats" / "some").glob("*.[jc]s*")}
+    corpus_stats(tmp_path, "some", **options, num_jobs=3)
+    assert {name: (tmp_path / "stats" / "some" / name).read_bytes() for name in files} == files
+    assert len(files) == 2
 
 
 def test_stored_features_and_no_fixed_length(prepared, tmp_path):
@@ -108,10 +130,21 @@ def test_missing_and_damaged_files(prepared, tmp_path):
     for load in (load_stats, lambda *args: load_sampling_weights(*args, train)):
         with pytest.raises(DataError, match="stage 4 makes it"):
             load(tmp_path, "some")
-    for content in ("{", "[]", '{"mean": 1.0}', '{"mean": 0.0, "std": 0.0}', '{"mean": NaN, "std": 1.0}'):
+    good = '{"mean": 1.0, "std": 1.0}'
+    for content in (
+        "{",
+        "[]",
+        good,  # as earlier versions wrote it, of train alone
+        '{"train": {"mean": 1.0}}',
+        f'{{"train": {good}, "eval": {{"mean": NaN, "std": 1.0}}}}',
+        f'{{"eval": {good}}}',
+    ):
         (folder / "stats.json").write_text(content)
-        with pytest.raises(DataError, match=r"stats\.json is damaged"):
+        with pytest.raises(DataError, match=r"stats\.json is damaged .* run stage 4 again"):
             load_stats(tmp_path, "some")
+    (folder / "stats.json").write_text('{"train": {"mean": -15.9, "std": 0.0}}')
+    with pytest.raises(DataError, match=r"all features of train have the value -15\.9"):
+        load_stats(tmp_path, "some")
     for content in (b"", b"junk" * 100, b"PK\x03\x04" + bytes(100)):
         (folder / "weights_train.npz").write_bytes(content)
         with pytest.raises(DataError, match=r"weights_train\.npz is damaged"):

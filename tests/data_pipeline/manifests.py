@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from audiotag.data.index import IndexedManifest
+
 
 def record(
     clip_id: str, duration: float = 1.0, labels: str = "0", path: str = "/nowhere.wav", rate: int = 16000
@@ -60,3 +62,17 @@ def noise_clips(folder: Path, count: int, num_classes: int = 5) -> Path:
         labels = ";".join(map(str, rng.choice(num_classes, size=number % 3, replace=False)))
         records.append(record(f"-clip_{number}", num_samples / 16000, labels, str(path)))
     return write_manifest(folder / "cuts.jsonl", records)
+
+
+def check_manifest(manifest: IndexedManifest, records: list[dict]) -> None:
+    """Assert that an indexed manifest has these cuts and nothing else."""
+    assert len(manifest) == len(records)
+    assert [manifest.id(i) for i in range(len(manifest))] == [cut["id"] for cut in records]
+    assert [cut_id.decode() for cut_id in manifest.ids()] == [cut["id"] for cut in records]
+    np.testing.assert_allclose(manifest.durations, [cut["duration"] for cut in records], rtol=1e-6)
+    label_ids, starts = manifest.label_ids, manifest.label_starts
+    for i, cut in enumerate(records):
+        events = cut["supervisions"][0]["custom"]["audio_event"]
+        expected = [int(label) for label in events.split(";")] if events else []
+        assert manifest.labels(i).tolist() == label_ids[starts[i] : starts[i + 1]].tolist() == expected
+        assert manifest.record(i) == cut

@@ -69,12 +69,12 @@ def test_noise_covers_the_clip_and_follows_the_generator(manifests, stored):
     """The noise cuts, 0.2 s each, are chained until a clip of 2 s is covered."""
     clip = rng(5).normal(0, 0.1, (200, 80) if stored else 32000).astype("f4")
     mixer = NoiseMixer(manifests[stored], probability=1.0, snr_db=(5.0, 5.0))
-    mixed = mixer(clip, rng(7), stored=stored)
+    mixed = mixer(clip, rng(7), stored=stored, replaced=[])
     assert mixed.shape == clip.shape and mixed.dtype == np.float32
     changed = np.abs(mixed - clip).reshape(200, -1).max(axis=1)
     assert (changed > 0).all()
-    np.testing.assert_array_equal(mixed, mixer(clip, rng(7), stored=stored))
-    assert (mixed != mixer(clip, rng(8), stored=stored)).any()
+    np.testing.assert_array_equal(mixed, mixer(clip, rng(7), stored=stored, replaced=[]))
+    assert (mixed != mixer(clip, rng(8), stored=stored, replaced=[])).any()
 
 
 def test_probability_and_range(manifests):
@@ -82,7 +82,7 @@ def test_probability_and_range(manifests):
     mixer = NoiseMixer(manifests[False], probability=0.3, snr_db=(10.0, 20.0))
     ratios = []
     for seed in range(400):
-        added = mixer(clip, rng(seed), stored=False) - clip
+        added = mixer(clip, rng(seed), stored=False, replaced=[]) - clip
         if added.any():
             ratios.append(10 * np.log10((clip**2).sum() / (added**2).sum()))
     assert len(ratios) / 400 == pytest.approx(0.3, abs=0.08)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a user may have set, and tests choose themselves.
-USER_VARIABLES = ("VIRTUAL_ENV", "CONDA_PREFIX", "AUDIOTAG_PYTHON", "AUDIOSET", "MUSAN", "PYTHONPATH")
+ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX", "AUDIOTAG_PYTHON", "PYTHONPATH")
+USER_VARIABLES = (*ENVIRONMENTS, "AUDIOSET", "MUSAN", "MYDATA")
 
 
 def copy_tree(destination: Path) -> Path:

@@ -67,7 +67,7 @@ def test_spellings_mean_the_same(drive, spelling):
         (["--stage", "5", "--stop-stage", "3"], "--stage 5 comes after --stop-stage 3"),
         (["--nj", "0"], "--nj must be at least 1"),
         (["--epoch", "3", "--best"], "--epoch and --best exclude each other"),
-        (["--recipe", "minni"], "unknown recipe 'minni'; there are: audioset mini"),
+        (["--recipe", "minni"], "unknown recipe 'minni'; there are: audioset mini mydata"),
         (["--recipe", "../egs/mini"], "unknown recipe '../egs/mini'; there are"),
         (["--config", "conf/none.yaml"], "the recipe has: conf/ast_tiny.yaml"),
         (["--num-nodes", "2"], "add --stage 5 --stop-stage 5"),

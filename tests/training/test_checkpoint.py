@@ -45,7 +45,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 run_command(lambda: save_checkpoint(sys.argv[1], state))
 """
     path = str(tmp_path / "epoch-1.pt")
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-B", "-c", code, path], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 6
     assert done.stderr.startswith(f"error: File too large while writing {path}: free some space")
     assert torch.equal(load_checkpoint(path)["model"]["head.bias"], tiny_tagger().state_dict()["head.bias"])

@@ -1,0 +1,64 @@
+"""The `corpus` section: where clips come from and which of them are used."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from audiotag.configbase import Fraction, NonNegative, Section, Seed, Share
+
+
+class Preparation(Section):
+    """What all corpora share: the `valid` split, and which clips are left out."""
+
+    valid: Literal["holdout", "eval"] = "holdout"
+    """`holdout`: clips held out of train; `eval`: the evaluation clips themselves, as papers that select on
+    them do, which the results then say."""
+    valid_share: Fraction = 0.05
+    """Share of the training clips held out as `valid`, stratified by label; 0 holds out none."""
+    valid_seed: Seed = 0
+    """Seed of the choice of the held-out clips."""
+    min_duration_s: NonNegative = 0.1
+    """Clips shorter than this are skipped."""
+    silent: Literal["skip", "keep"] = "skip"
+    """What becomes of clips without any sound."""
+    duplicates: Literal["skip", "keep"] = "skip"
+    """What becomes of a clip with the same audio as an earlier one of its split; one whose audio is also in
+    eval or valid never stays in train."""
+    max_skip: Share = 0.05
+    """Largest share of listed clips of a split that may be missing or unusable before stage 1 fails."""
+    audio_copy: Literal["none", "flac"] = "none"
+    """`flac`: stage 1 copies every clip to 16 kHz mono FLAC, so that nothing is resampled later."""
+
+
+class AudioSetCorpus(Preparation):
+    """A corpus in AudioSet's own layout: label list, segment lists, a folder of audio files."""
+
+    name: Literal["audioset"] = "audioset"
+    """Which reader prepares the corpus."""
+    dir: str | None = None
+    """Folder of the corpus; recipes fill it in from db.sh."""
+    labels: str = "class_labels_indices.csv"
+    """Label list (index, mid, display_name), relative to `dir`."""
+    train_lists: list[str] = ["balanced_train_segments.csv"]
+    """Segment lists whose clips are trained on, relative to `dir`."""
+    eval_lists: list[str] = ["eval_segments.csv"]
+    """Segment lists whose clips are evaluated on, relative to `dir`."""
+    audio_dir: str = "audio"
+    """Folder of the audio files, relative to `dir`, searched with all its sub-folders."""
+
+
+class MyDataCorpus(Preparation):
+    """A user's own clips: a CSV that lists them, or a folder for each class."""
+
+    name: Literal["mydata"] = "mydata"
+    """Which reader prepares the corpus."""
+    dir: str | None = None
+    """Folder of the corpus, or a CSV file with the columns `path,labels[,start,end,split]`; recipes fill it
+    in from db.sh."""
+    list: str | None = None
+    """The CSV, relative to `dir`; null where `dir` is one or has a folder for each class."""
+    labels: str | None = None
+    """Label list (index, mid, display_name), or a text file with one class in each line, relative to `dir`;
+    null infers the classes and writes them in alphabetical order."""
+    eval_share: Fraction = 0.1
+    """Share of the clips set aside as `eval`, stratified by label, where the corpus names none."""

@@ -1,0 +1,112 @@
+"""Probe many files side by side, and keep the results so that an interrupted run continues."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+from audiotag.corpora.journal import journal_line, open_journal, read_journal
+from audiotag.corpora.parallel import parallel_map
+from audiotag.corpora.probe import Probe, probe_file, probe_part
+from audiotag.corpora.versions import PROBE_VERSION
+from audiotag.errors import StorageError
+from audiotag.logs import progress
+
+# A part of a file: path, start and length in seconds.
+PartOfFile = tuple[str, float, float]
+Stamp = tuple[int, int]
+
+# On a network disk it is waiting that takes the time.
+STAMP_THREADS = 16
+STAMP_CHUNK = 2048
+
+
+def probe_files(paths: Sequence[str], *, cache: Path, num_jobs: int = 1) -> dict[str, Probe]:
+    """Probe whole files in parallel.
+
+    Args:
+        paths: the files.
+        cache: file of earlier results, extended as results arrive; a file that has the same size and time
+            as then is not decoded again.
+        num_jobs: processes.
+    """
+    return probe_all(paths, cache, num_jobs, "opening audio", "files")
+
+
+def probe_parts(parts: Sequence[PartOfFile], *, cache: Path, num_jobs: int = 1) -> dict[PartOfFile, Probe]:
+    """The same for parts of files that are good as a whole."""
+    return probe_all(parts, cache, num_jobs, "measuring parts of files", "parts")
+
+
+def probe_all(
+    tasks: Sequence[str] | Sequence[PartOfFile], cache: Path, num_jobs: int, what: str, unit: str
+) -> dict:
+    """Probes by task, from the cache or made anew."""
+    stamps = stamps_of(path_of(task) for task in tasks)
+    try:
+        results = read_cache(cache, set(tasks), stamps)
+        file = open_journal(cache)
+    except OSError as error:
+        raise StorageError(f"{cache} cannot be read and written ({error.strerror}): remove it") from None
+    pending = [task for task in dict.fromkeys(tasks) if task not in results]
+    with file:
+        probes = parallel_map(probe_task, pending, num_jobs, chunk_size=32)
+        probes = progress(probes, len(pending), what, unit=unit)
+        for count, (task, probe) in enumerate(zip(pending, probes, strict=True), start=1):
+            results[task] = probe
+            file.write(journal_line([PROBE_VERSION, task, *stamps[path_of(task)], *probe]))
+            if count % 500 == 0:
+                file.flush()
+    return results
+
+
+def probe_task(task: str | PartOfFile) -> Probe:
+    """Probe a file or a part of one."""
+    return probe_file(task) if isinstance(task, str) else probe_part(*task)
+
+
+def path_of(task: str | PartOfFile) -> str:
+    """The file of a task."""
+    return task if isinstance(task, str) else task[0]
+
+
+def stamps_of(paths: Iterable[str]) -> dict[str, Stamp]:
+    """Size and modification time of each file, by which a changed one is noticed."""
+    distinct = list(dict.fromkeys(paths))
+    chunks = [distinct[start : start + STAMP_CHUNK] for start in range(0, len(distinct), STAMP_CHUNK)]
+    with ThreadPoolExecutor(STAMP_THREADS) as threads:
+        stamps = chain.from_iterable(threads.map(stamps_of_chunk, chunks))
+        return dict(zip(distinct, stamps, strict=True))
+
+
+def stamps_of_chunk(paths: list[str]) -> list[Stamp]:
+    """The stamps of some files; one that is gone has none, and opening it will say so."""
+    stamps = []
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116 (a Path for each of millions takes longer)
+        except (OSError, ValueError):
+            stamps.append((0, 0))
+        else:
+            stamps.append((status.st_size, status.st_mtime_ns))
+    return stamps
+
+
+def read_cache(cache: Path, wanted: set, stamps: dict[str, Stamp]) -> dict:
+    """Earlier results that still hold, by task."""
+    known = {}
+    for version, *fields in read_journal(cache) if wanted else ():
+        if version != PROBE_VERSION:
+            continue
+        task, size, time_ns, *probe = fields
+        task = task if isinstance(task, str) else tuple(task)
+        if task not in wanted:
+            continue
+        if stamps[path_of(task)] == (size, time_ns):
+            known[task] = Probe(*probe)
+        else:
+            known.pop(task, None)
+    return known

@@ -1,0 +1,67 @@
+"""A small corpus, prepared once, and a way to run the commands on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CONFIG = """
+corpus: {dir: corpus, train_lists: [train_segments.csv], eval_lists: [eval_segments.csv], valid_share: 0.2}
+features: {preset: ast128, target_frames: 64, storage: on_the_fly}
+encoder: {name: ast, embed_dim: 16, depth: 2, num_heads: 2, freq_stride: 16, time_stride: 16, dropout: 0.1}
+data: {batch_size: 9, num_workers: 1}
+optimizer: {name: adamw, lr: 1e-3}
+training: {epochs: 4, log_every: 2}
+"""
+
+
+class Recipe:
+    """A folder with prepared data in which commands run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, module: str, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
+        """Run a command of the package, under torchrun for several processes."""
+        launcher = ["-m", f"audiotag.bin.{module}"]
+        if processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            launcher += ["-m", f"audiotag.bin.{module}"]
+        return subprocess.run(
+            [sys.executable, *launcher, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def train(self, name: str, *overrides: str, options: tuple[str, ...] = (), processes: int = 1):
+        """Run training into exp/<name>."""
+        settings = [word for override in overrides for word in ("--set", override)]
+        arguments = ["--config", "config.yaml", "--exp-dir", f"exp/{name}", *settings, *options]
+        return self.run("train", *arguments, processes=processes)
+
+    def exp(self, name: str) -> Path:
+        """The folder of a run."""
+        return self.folder / "exp" / name
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Recipe:
+    """48 clips, 12 of which are held out of training, and 12 more to evaluate on."""
+    recipe = Recipe(tmp_path_factory.mktemp("recipe"))
+    (recipe.folder / "config.yaml").write_text(CONFIG)
+    for module, *arguments in (
+        ("synthesize", "--dest", "corpus", "--seed", "7", "--train-clips", "48", "--eval-clips", "12"),
+        ("prepare", "--config", "config.yaml"),
+    ):
+        done = recipe.run(module, *arguments)
+        assert done.returncode == 0, done.stderr
+    return recipe

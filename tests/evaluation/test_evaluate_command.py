@@ -1,0 +1,60 @@
+"""What the evaluate command records of the data that it scores: coverage, selection, normalisation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from audiotag.bin import evaluate
+from audiotag.training.checkpoint import save_checkpoint
+from tests.data_pipeline.manifests import noise_clips
+from tests.tiny import tiny_checkpoint, tiny_labels
+
+COUNTS = {"listed": 6, "present": 6, "skipped": {}, "seconds": 1.2}
+COVERAGE = {"train": COUNTS, "valid": {**COUNTS, "same_as": "eval"}, "eval": COUNTS, "notes": {"task": "x"}}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A function that evaluates one untrained checkpoint whose run was validated on eval."""
+    manifests = tmp_path / "data" / "manifests"
+    manifests.mkdir(parents=True)
+    for split in ("valid", "eval"):
+        noise_clips(tmp_path / "audio", 6, num_classes=3).rename(manifests / f"cuts_{split}.jsonl")
+    tiny_labels().write(manifests / "labels.csv")
+    (manifests / "coverage.json").write_text(json.dumps(COVERAGE))
+    best = {"epoch": 1, "metric": "mAP", "value": 0.5}
+    save_checkpoint(tmp_path / "exp" / "epoch-1.pt", {**tiny_checkpoint(best=best), "coverage": COVERAGE})
+    (tmp_path / "config.yaml").write_text("features: {storage: on_the_fly}\ndata: {num_workers: 0}\n")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> dict:
+        given = ["evaluate", "--config", "config.yaml", "--exp-dir", "exp", "--device", "cpu", *arguments]
+        monkeypatch.setattr("sys.argv", given)
+        evaluate.main()
+        return {
+            path.parent.name: json.loads(path.read_text())["info"]
+            for path in (tmp_path / "exp").glob("eval_*/metrics.json")
+        }
+
+    return run
+
+
+def test_a_choice_made_on_eval_is_recorded(run):
+    infos = run("--best", "--split", "valid", "--split", "eval")
+    assert set(infos) == {"eval_valid_best1", "eval_eval_best1"}
+    assert all(info["selected_on"] == "eval" and info["coverage"] == COVERAGE for info in infos.values())
+    assert run("--epoch", "1")["eval_eval_epoch1"]["selected_on"] is None
+
+
+def test_data_that_the_model_does_not_expect_are_said_once_for_each_split(run, tmp_path, capsys):
+    """The statistics are those of the model's front end, whatever the configuration of today says."""
+    stats = tmp_path / "data" / "stats" / "ast128_64_on_the_fly" / "stats.json"
+    stats.parent.mkdir(parents=True)
+    near, far = {"mean": -4.2, "std": 4.6}, {"mean": -9.0, "std": 4.6}
+    stats.write_text(json.dumps({"train": near, "valid": far, "eval": near}))
+    infos = run("--split", "valid", "--split", "eval")
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "normalises" in line]
+    assert "the features of valid have mean -9 and standard deviation 4.6" in line
+    assert infos["eval_eval_epoch1"]["coverage"]["valid"]["features"] == far
