@@ -39,6 +39,7 @@ class IndexedManifest:
         # The files are opened before their columns are checked and stay open: a manifest that is replaced
         # later does not mix with the columns of this one. `pread` has no position that processes share.
         self._files = [open_manifest(path) for path in self.paths]
+        self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
         self._parts: list[Columns] = [
             open_columns(path, file.fileno()) for path, file in zip(self.paths, self._files, strict=True)
         ]
@@ -99,7 +100,7 @@ class IndexedManifest:
         start, end = int(columns.offsets[position]), int(columns.offsets[position + 1])
         try:
             # A manifest or index that was overwritten in place names places that are nowhere.
-            if not 0 <= start < end <= os.fstat(self._files[part].fileno()).st_size:
+            if not 0 <= start < end <= self._sizes[part]:
                 raise ValueError("no such place")
             record = parse_line(os.pread(self._files[part].fileno(), end - start, start))
             cut_id, duration, labels = essentials(record)

@@ -53,9 +53,8 @@ class Columns:
 
     def id(self, position: int) -> str:
         """Id of a cut."""
-        return bytes(self.id_bytes[self.id_starts[position] : self.id_starts[position + 1]]).decode(
-            errors="replace"
-        )
+        start, end = self.id_starts[position : position + 2].tolist()
+        return self.id_bytes[start:end].tobytes().decode(errors="replace")
 
     def labels(self, position: int) -> np.ndarray:
         """Class indices of a cut."""
