@@ -72,7 +72,7 @@ def evaluate(
         check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **where)), chosen, data_dir)
     if world.is_main:
         warn_of_foreign_normalization(tagger.frontend, coverage, split)
-    loader = evaluation_loader(config, manifest, len(labels), world)
+    loader = evaluation_loader(config.model_copy(update={"features": features}), manifest, len(labels), world)
     batches = progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main)
     scores = score_batches(tagger, batches, device=world.device, columns=columns)
     scores = gather_scores(scores, world)

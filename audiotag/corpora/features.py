@@ -34,10 +34,10 @@ from audiotag.corpora.shards import (
     write_shard_manifest,
 )
 from audiotag.corpora.versions import FEATURES_VERSION
-from audiotag.data.dataset import pad
 from audiotag.data.featurefile import CHECKSUM
 from audiotag.data.index import IndexedManifest
 from audiotag.data.loading import load_audio
+from audiotag.data.padding import pad
 from audiotag.data.splits import manifest_path, open_split, read_coverage
 from audiotag.errors import DataError
 from audiotag.frontend import FRAME_SHIFT, PRESETS, SAMPLING_RATE, Frontend

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from audiotag.data.chance import Chance
 from audiotag.data.crop import load_stretch
-from audiotag.data.padding import PaddedRows, pad  # noqa: F401 (pad: of use to others)
+from audiotag.data.padding import PaddedRows
 from audiotag.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -121,6 +121,8 @@ def read_plain_file(record: Record) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(source["source"]) as file:
         if file.samplerate != rate:
             raise ValueError(f"the file has {file.samplerate} Hz where the manifest says {rate} Hz")
+        if start >= file.frames:
+            raise ValueError(f"the cut begins at sample {start}, but the file has only {file.frames}")
         if start:
             file.seek(start)
         samples = file.read(wanted, dtype="float32", always_2d=True)

@@ -90,6 +90,8 @@ def test_damage_is_named(tmp_path):
         DataError, match=rf"clip clip: cannot read {path}: the manifest promises 16000 samples"
     ):
         load_audio(cut)
+    with pytest.raises(DataError, match="the cut begins at sample 8000, but the file has only 4978"):
+        load_audio({**cut, "start": 0.5, "duration": 0.5})
     soundfile.write(path, tone(440, 8000), 8000)
     with pytest.raises(DataError, match="the file has 8000 Hz where the manifest says 16000 Hz"):
         load_audio(cut)
