@@ -10,18 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.known import mark
-
-FOLDER = Path(__file__).parent
 MEMORY = Path("/dev/shm")  # noqa: S108 (only a folder of its own in there)
 ENOUGH_BYTES = 1 << 28
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases that are known to fail."""
-    for item in items:
-        if FOLDER in item.path.parents:
-            mark(item)
 
 
 @pytest.fixture(scope="session")
