@@ -53,7 +53,7 @@ def check_same_run(state: dict[str, Any], record: dict[str, Any], exp_dir: Path,
         if before != now:
             then, today = (clips["clips"] if clips else "none" for clips in (before, now))
             raise ConfigError(
-                f"{exp_dir} was trained on other clips{where}, or other labels of them ({then} then, "
+                f"{exp_dir} was trained on other clips{where} or other labels of them ({then} then, "
                 f"{today} now); {advice}"
             )
     if state["position"]["world_size"] != world_size:
