@@ -21,6 +21,7 @@ from audiotag.corpora.csvlist import labels_path, list_path, read_list
 from audiotag.corpora.entries import Entry, name_clips
 from audiotag.corpora.holdout import stratified_holdout
 from audiotag.corpora.preparation import Listed, Part, prepare_splits
+from audiotag.corpora.probe import is_utf8
 from audiotag.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -100,15 +101,6 @@ def list_clips(entries: Sequence[Entry], ids: Sequence[str], reader: LabelReader
         part = Part(entry.start_s, entry.end_s)
         clips.append(Listed(clip_id, path, reader.read(entry.labels), part, problem))
     return clips
-
-
-def is_utf8(path: str) -> bool:
-    """Whether a path can be written into a manifest; Linux lets file names be any bytes."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def assign_splits(

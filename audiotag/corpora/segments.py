@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from audiotag.errors import DataError
-
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-MAX_SHOWN = 80
+from audiotag.fields import has_control_characters, number, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def parse_row(row: list[str], where: str, *, is_whole: bool) -> Segment:
             f"{shown(', '.join(row))}"
         )
     clip_id = row[0].strip()
-    if not clip_id or any(character < " " or character == "\x7f" for character in clip_id):
+    if not clip_id or has_control_characters(clip_id):
         raise DataError(f"{where}: the id is empty or holds control characters: {shown(clip_id)}")
     start_s, end_s = seconds(row[1], where), seconds(row[2], where)
     if not (0 <= start_s < end_s < math.inf):
@@ -81,12 +78,8 @@ def parse_row(row: list[str], where: str, *, is_whole: bool) -> Segment:
 
 
 def seconds(text: str, where: str) -> float:
-    """A time as plain digits; Python itself would also read `1_0` and digits of other scripts."""
-    if not NUMBER.fullmatch(text.strip()):
+    """A time as plain digits."""
+    value = number(text)
+    if math.isnan(value):
         raise DataError(f"{where}: start and end must be seconds, found {shown(text)}")
-    return float(text)
-
-
-def shown(text: str) -> str:
-    """A text as it is quoted in a message, which a damaged list must not make endless."""
-    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
+    return value
