@@ -47,7 +47,7 @@ class Learner:
         self.clip_norm = config.training.clip_norm or float("inf")
         self.optimizer = build_optimizer(config.optimizer.model_dump(), model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
-        if config.training.compile:
+        if config.training.compile == "model":
             model.compile()
 
     def logits(self, features: Tensor, lengths: Tensor) -> Tensor:

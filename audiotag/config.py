@@ -14,7 +14,6 @@ from audiotag.configaugment import Augment
 from audiotag.configbase import (
     Count,
     Fraction,
-    NonNegative,
     NonNegativeCount,
     Positive,
     Section,
@@ -22,6 +21,10 @@ from audiotag.configbase import (
     Share,
 )
 from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
+from audiotag.configevaluation import Evaluation
+from audiotag.configloss import BceLoss, Loss
+from audiotag.configoptim import AdamW, ConstantSchedule, Optimizer, Schedule
+from audiotag.configtraining import Training
 
 
 class Features(Section):
@@ -106,8 +109,12 @@ class Data(Section):
 
     batch_size: Count | None = 16
     """Most clips of a batch on one process; null for no limit."""
-    max_duration_s: Positive | None = None
-    """Most seconds of audio of a batch on one process, padding included; null for no limit."""
+    max_duration_s: Positive | Literal["auto"] | None = None
+    """Most seconds of audio of a batch on one process, padding included; null for no limit; `auto`: the most
+    that fit into the device's memory, measured before the first epoch."""
+    length_multiple_s: Positive | None = None
+    """Batches are padded to a multiple of this many seconds, so that a compiled model meets few lengths; null
+    pads to the longest clip."""
     sampling: Literal["shuffle", "weighted"] = "shuffle"
     """`shuffle`: every clip once an epoch; `weighted`: drawn by stage 4's class-balanced weights."""
     replacement: bool = True
@@ -131,120 +138,8 @@ class Data(Section):
         return self
 
 
-class AdamW(Section):
-    """Adam with decoupled weight decay."""
-
-    name: Literal["adamw"] = "adamw"
-    """Which optimiser."""
-    lr: Positive = 1e-3
-    """Base learning rate, which the schedule multiplies."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """Decay rates of the running moments."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-    weight_decay: NonNegative = 0.01
-    """Decoupled weight decay of matrices and kernels; norms, biases and embeddings get none."""
-
-
-class Adam(Section):
-    """Adam with the original's coupled L2 penalty on all parameters."""
-
-    name: Literal["adam"] = "adam"
-    """Which optimiser."""
-    lr: Positive = 1e-4
-    """Base learning rate, which the schedule multiplies."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """Decay rates of the running moments."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-    weight_decay: NonNegative = 0.0
-    """L2 penalty, added to the gradient of every parameter."""
-
-
-class Warmup(Section):
-    """What all schedules share: a linear rise from 0 at the start."""
-
-    warmup_steps: NonNegativeCount = 0
-    """Updates of linear warm-up."""
-    warmup_ratio: Fraction = 0.0
-    """Warm-up as a share of all updates; used when `warmup_steps` is 0."""
-
-
-class ConstantSchedule(Warmup):
-    """Warm-up, then the base rate."""
-
-    name: Literal["constant"] = "constant"
-    """Which schedule."""
-
-
-class LinearSchedule(Warmup):
-    """Warm-up, then a straight line down to `final_factor` at the last update."""
-
-    name: Literal["linear"] = "linear"
-    """Which schedule."""
-    final_factor: Share = 0.0
-    """Rate at the end over the base rate."""
-
-
-class CosineSchedule(Warmup):
-    """Warm-up, then half a cosine down to `final_factor` at the last update."""
-
-    name: Literal["cosine"] = "cosine"
-    """Which schedule."""
-    final_factor: Share = 0.0
-    """Rate at the end over the base rate."""
-
-
-class Training(Section):
-    """The training loop."""
-
-    epochs: Count = 10
-    """Passes over the training clips, or over `samples_per_epoch` of them."""
-    amp: Literal["off", "fp16", "bf16"] = "off"
-    """Mixed precision; fp16 scales the loss."""
-    tf32: bool = True
-    """Allow TF32 matrix products on GPUs."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
-    accumulate: Count = 1
-    """Batches whose gradients are added up before one update."""
-    clip_norm: Positive | None = 1.0
-    """Largest norm of the gradient; null does not clip."""
-    log_every: Count = 20
-    """Updates between two log lines and TensorBoard points."""
-    best_metric: Literal["mAP", "mAUC", "accuracy", "loss"] = "mAP"
-    """Validation metric that names the best epoch."""
-    keep_last: NonNegativeCount = 0
-    """Newest epoch checkpoints kept, besides the best and those averaged with it; 0 keeps all."""
-
-
-class Evaluation(Section):
-    """Which weights are evaluated, on what."""
-
-    splits: Annotated[list[Literal["valid", "eval"]], Field(min_length=1)] = ["eval"]
-    """Splits that stage 6 evaluates."""
-    best: bool = False
-    """Take the epoch with the best validation metric in place of the last."""
-    epoch: Count | None = None
-    """Take this epoch; null takes the last one."""
-    avg: Count = 1
-    """Average the weights of this many epochs, ending at the chosen one."""
-    batch_size: Count = 32
-    """Clips of a batch."""
-    zero_without_positives: bool = False
-    """Count classes without positives as AP 0 in the means (old papers do); otherwise leave them out."""
-
-    @model_validator(mode="after")
-    def _one_choice_of_epoch(self) -> Evaluation:
-        if self.best and self.epoch is not None:
-            raise ValueError("best and epoch exclude each other")
-        return self
-
-
 Corpus = Annotated[AudioSetCorpus | MyDataCorpus, Field(discriminator="name")]
 Encoder = AstEncoder
-Optimizer = Annotated[AdamW | Adam, Field(discriminator="name")]
-Schedule = Annotated[ConstantSchedule | LinearSchedule | CosineSchedule, Field(discriminator="name")]
 
 
 class Config(Section):
@@ -264,6 +159,8 @@ class Config(Section):
     """Batches and sampling."""
     augment: Augment = Augment()
     """Augmentation of training clips."""
+    loss: Loss = BceLoss()
+    """The loss, chosen by `name`."""
     optimizer: Optimizer = AdamW()
     """The optimiser, chosen by `name`."""
     schedule: Schedule = ConstantSchedule()

@@ -123,7 +123,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"encoder {what['encoder']}, {what['parameters']:,} parameters, {what['classes']} classes; "
         f"batches of {what['batch_size']} x {what['frames']} frames; "
-        f"amp {what['amp']}, compile {'on' if what['compile'] else 'off'}",
+        f"amp {what['amp']}, compile {what['compile']}",
         f"{where['device']}, {where['threads']} threads; python {where['python']}, torch {where['torch']}, "
         f"transformers {where['transformers'] or 'not installed'}; "
         f"{what['rounds']} rounds of {what['steps']} steps",

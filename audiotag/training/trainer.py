@@ -95,7 +95,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.meter = Meter()
         self.model: nn.Module = tagger
-        if settings["compile"]:
+        if settings["compile"] == "model":
             tagger.compile()
         if world.size > 1:
             self.model = DistributedDataParallel(

@@ -1,0 +1,47 @@
+"""Configuration of losses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from audiotag.configbase import Fraction, NonNegative, Section
+
+
+class LossBase(Section):
+    """What all losses share."""
+
+    label_smoothing: Fraction = 0.0
+    """How far targets move to no knowledge: 0.5 for each class (bce, focal), 1 / classes (ce)."""
+    class_weights: Literal["none", "balanced"] | str = "none"
+    """Weight of each class: `none`, `balanced` (by the inverse of stage 4's counts, mean 1), or a CSV file
+    with the columns mid,weight."""
+
+
+class BceLoss(LossBase):
+    """Binary cross-entropy of each class, for clips with any number of labels."""
+
+    name: Literal["bce"] = "bce"
+    """Which loss."""
+
+
+class CeLoss(LossBase):
+    """Cross-entropy over the classes, for clips with one label; mixed labels are soft targets."""
+
+    name: Literal["ce"] = "ce"
+    """Which loss."""
+
+
+class FocalLoss(LossBase):
+    """Binary cross-entropy that easy clips contribute little to."""
+
+    name: Literal["focal"] = "focal"
+    """Which loss."""
+    gamma: NonNegative = 2.0
+    """Power of the distance from the target, by which each term is multiplied."""
+    alpha: Fraction | None = None
+    """Weight of positives, 1 - alpha that of negatives; null weights both with 1."""
+
+
+Loss = Annotated[BceLoss | CeLoss | FocalLoss, Field(discriminator="name")]
