@@ -68,6 +68,8 @@ main() {
             make_folder "$EXP_DIR"
             LOCK_BASE=$EXP_DIR/.lock
             try_lock || fail "another run is training in $PWD/$EXP_DIR: wait for it, or take another --tag"
+            # An update of a large model, and its checkpoint on a slow disk, take their time.
+            GRACE_S=300
             run_stage "$stage"
             release_lock
         else
@@ -131,7 +133,12 @@ run_stage() {
         quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}"
     } >>"$log_file"
     run_logged "$log_file" cat env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
-    ((status == 0)) || report_failure "$(own_status "$status" "$log_file")" "$log_file" $((SECONDS - start))
+    if ((status != 0)); then
+        status=$(own_status "$status" "$log_file")
+        # Somebody else has asked it to stop: a scheduler, or the processes on another node.
+        ((status != STOPPED)) || report_stop
+        report_failure "$status" "$log_file" $((SECONDS - start))
+    fi
     if [[ $stage == 0 ]]; then
         # The corpus' lists are there now, and the keys of the other stages depend on them.
         read_keys
@@ -179,9 +186,14 @@ report_failure() {
     exit "$1"
 }
 
-# Print the exit code of the process that failed first: torchrun's own is 1 whatever happened.
+# own_status STATUS LOG: print the exit code of the process that failed first: torchrun's own is 1 whatever
+# happened, also when it passed on a signal and all of them have stopped as they were asked to.
 own_status() {
     local code
+    if (($1 != 0)) && this_run "$2" | grep -E '^stopped by SIG[A-Z0-9]+ after update' >/dev/null; then
+        printf '%s\n' "$STOPPED"
+        return
+    fi
     code=$(this_run "$2" | sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p' | tail -n 1)
     code=${code:-$1}
     # Torchrun gives the signal that ended a process as a negative number, a shell adds it to 128.

@@ -21,58 +21,54 @@ from audiotag.errors import ConfigError, DataError
 from audiotag.evaluation.scoring import model_inputs
 from audiotag.frontend import FRAME_LENGTH, FRAME_SHIFT
 from audiotag.labels import Label, LabelTable
+from audiotag.losses import BinaryCrossEntropy
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
 from audiotag.tagger import build_tagger
+from audiotag.training.acceleration import accelerate
+from audiotag.training.divergence import StepInput
+from audiotag.training.flops import peak_flops, training_flops
+from audiotag.training.learner import Learner
 from audiotag.training.loaders import fill_in_statistics, training_data
-from audiotag.training.trainer import AMP_DTYPES
 
 DEFAULT_CLASSES = 527  # AudioSet's, where no label list is at hand
 DEFAULT_FRAMES = 1000  # 10 s, for encoders that take any length
 
 
-class Learner:
-    """A model with all that a training step needs: optimiser, precision, clipping.
+class Steps:
+    """What evaluation and training do with a model.
 
     Args:
         model: (features (B,T,F), lengths (B,)) to logits (B,C).
         config: precision, compilation, clipping and the optimiser are taken from it.
-        device: where the model is.
+        world: this process, and where the model is.
+        num_classes: C.
     """
 
-    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, config: Config, world: World, num_classes: int) -> None:
         self.model = model
-        self.device = device
-        self.amp_dtype = AMP_DTYPES[config.training.amp]
-        self.clip_norm = config.training.clip_norm or float("inf")
-        self.optimizer = build_optimizer(config.optimizer.model_dump(), model)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.training.amp == "fp16")
-        if config.training.compile == "model":
-            model.compile()
-
-    def logits(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Logits in the configured precision."""
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            return self.model(features, lengths)
+        self.learner = Learner(
+            model,
+            BinaryCrossEntropy(torch.ones(num_classes, device=world.device)),
+            build_optimizer(config.optimizer.model_dump(), model),
+            world,
+            amp=config.training.amp,
+            clip_norm=config.training.clip_norm,
+        )
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> int:
         """What evaluation does; returns the number of clips."""
         self.model.eval()
-        self.logits(features, lengths)
+        with self.learner.autocast():
+            self.model(features, lengths)
         return len(features)
 
     def train(self, features: Tensor, lengths: Tensor, targets: Tensor) -> int:
         """What training does: forward, backward, clipping, optimiser step; returns the number of clips."""
         self.model.train()
-        logits = self.logits(features, lengths)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.learner.add_gradient(StepInput(features, lengths, targets, [], seed=0), 1, last=True)
+        self.learner.update(1.0)
         return len(features)
 
 
@@ -90,12 +86,18 @@ class Benchmark:
         torch.backends.cudnn.allow_tf32 = config.training.tf32
         torch.manual_seed(config.seed)
         self.device = device
+        self.world = World(rank=0, local_rank=0, size=1, device=device)
         self.batches: Iterator[dict[str, Any]] | None = None
         self.no_data: str | None = None
         config, labels = self._open_data(config, data_dir)
         self.config = config
         self.tagger = build_tagger(config.features.model_dump(), config.encoder.model_dump(), labels)
-        self.learner = Learner(self.tagger.to(device), config, device)
+        accelerate(
+            self.tagger.to(device),
+            compile=config.training.compile,
+            activation_checkpointing=config.training.activation_checkpointing,
+        )
+        self.steps = Steps(self.tagger, config, self.world, len(labels))
         frontend = self.tagger.frontend
         batch_size, frames = config.data.batch_size, frontend.target_frames or DEFAULT_FRAMES
         self.features = torch.randn(batch_size, frames, frontend.num_mel_bins, device=device)
@@ -110,10 +112,9 @@ class Benchmark:
         try:
             labels = read_labels(data_dir)
             config = fill_in_statistics(config, data_dir)
-            world = World(rank=0, local_rank=0, size=1, device=self.device)
             features = config.features
             manifest = open_split(data_dir, "train", preset=features.preset, storage=features.storage)
-            _, loader = training_data(config, manifest, data_dir, labels, world)
+            _, loader = training_data(config, manifest, data_dir, labels, self.world)
         except DataError as error:
             self.no_data = str(error)
             labels = LabelTable([Label(i, f"/c/{i}", f"class {i}") for i in range(DEFAULT_CLASSES)])
@@ -136,14 +137,25 @@ class Benchmark:
         rates["together"] = watch.rate(self.load_and_train) if self.batches else None
         return {
             "clips_per_s": rates,
+            "mfu": self.utilization(rates["train"]["median"]),
             "no_data": self.no_data,
             "peak_memory": {"kind": memory.kind, "forward_mib": forward_mib, "train_mib": train_mib},
         }
 
+    def utilization(self, clips_per_s: float) -> float | None:
+        """Share of the device's peak that training uses (MFU); None where the peak is not known."""
+        training = self.config.training
+        peak = peak_flops(self.device, training.amp, training.peak_tflops)
+        if peak is None:
+            return None
+        return clips_per_s * training_flops(self.tagger, (1, *self.features.shape[1:])) / peak
+
     def compare(self, watch: Stopwatch) -> dict[str, Any]:
         """The same model in `transformers`, with the same optimiser and precision, in turn with ours."""
         twin = build_twin(self.config.encoder, self.features.shape[1:], len(self.tagger.labels))
-        rival = Learner(twin.to(self.device), self.config, self.device)
+        if self.config.training.compile != "off":
+            twin.compile()
+        rival = Steps(twin.to(self.device), self.config, self.world, len(self.tagger.labels))
         return {
             "forward": watch.compare(self.forward, lambda: rival.forward(self.features, self.lengths)),
             "train": watch.compare(
@@ -154,11 +166,11 @@ class Benchmark:
 
     def forward(self) -> int:
         """One evaluation step on random features."""
-        return self.learner.forward(self.features, self.lengths)
+        return self.steps.forward(self.features, self.lengths)
 
     def train(self) -> int:
         """One training step on random features."""
-        return self.learner.train(self.features, self.lengths, self.targets)
+        return self.steps.train(self.features, self.lengths, self.targets)
 
     def featurize(self) -> int:
         """Features of a batch of random waveforms."""
@@ -172,7 +184,7 @@ class Benchmark:
         """One batch of the recipe's data and a training step on it."""
         batch = next(self.batches)
         features, lengths = model_inputs(self.tagger.frontend, batch, self.device)
-        return self.learner.train(features, lengths, batch["labels"].to(self.device, non_blocking=True))
+        return self.steps.train(features, lengths, batch["labels"].to(self.device, non_blocking=True))
 
 
 class Twin(nn.Module):

@@ -102,6 +102,9 @@ class Source(Section):
     recipe's own."""
     weight: Positive = 1.0
     """Share of an epoch's clips that come from here, over the sum of all weights."""
+    missing_classes: Literal["unknown", "absent"] = "unknown"
+    """Classes that the other recipe's label list lacks: `unknown`, a clip may have them or not, so that
+    nothing is learnt of them from it; `absent`, it has none of them."""
 
 
 class Data(Section):
@@ -193,5 +196,30 @@ class Config(Section):
             raise ValueError(
                 f"training.keep_last {self.training.keep_last} keeps too few checkpoints for "
                 f"evaluation.avg {self.evaluation.avg}"
+            )
+        best_k = self.evaluation.best_k or 0
+        some_are_deleted = self.training.keep_last > 0 or self.training.validate_every_steps is not None
+        if some_are_deleted and self.training.keep_best < best_k:
+            raise ValueError(
+                f"training.keep_best {self.training.keep_best} keeps too few checkpoints for "
+                f"evaluation.best_k {best_k}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averages_are_kept(self) -> Config:
+        wanted = {
+            "training.validate_weights": self.training.validate_weights,
+            "evaluation.weights": self.evaluation.weights,
+            "evaluation.between": "running_average" if self.evaluation.between else "model",
+        }
+        for key, kind in wanted.items():
+            if kind != "model" and getattr(self.training, kind) is None:
+                raise ValueError(f"{key} takes the {kind} of the weights, but training.{kind} is not set")
+        swa, epochs = self.training.swa, self.training.epochs
+        if swa and swa.first_epoch > min(swa.last_epoch or epochs, epochs):
+            raise ValueError(
+                f"training.swa.first_epoch {swa.first_epoch} comes after training.swa.last_epoch "
+                f"{swa.last_epoch} or training.epochs {epochs}: nothing would be averaged"
             )
         return self

@@ -53,8 +53,8 @@ class MyDataCorpus(Preparation):
     name: Literal["mydata"] = "mydata"
     """Which reader prepares the corpus."""
     dir: str | None = None
-    """Folder of the corpus, or a CSV file with the columns `path,labels[,start,end,split]`; recipes fill it
-    in from db.sh."""
+    """Folder of the corpus, or a CSV file with the columns `path,labels[,start,end,split,unlabelled]`;
+    recipes fill it in from db.sh."""
     list: str | None = None
     """The CSV, relative to `dir`; null where `dir` is one or has a folder for each class."""
     labels: str | None = None

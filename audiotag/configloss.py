@@ -13,10 +13,10 @@ class LossBase(Section):
     """What all losses share."""
 
     label_smoothing: Fraction = 0.0
-    """How far targets move to no knowledge: 0.5 for each class (bce, focal), 1 / classes (ce)."""
+    """Part of each target that becomes no knowledge: 0.5 for each class (bce, focal), 1 / classes (ce)."""
     class_weights: Literal["none", "balanced"] | str = "none"
-    """Weight of each class: `none`, `balanced` (by the inverse of stage 4's counts, mean 1), or a CSV file
-    with the columns mid,weight."""
+    """Weight of each class, scaled to mean 1: `none`, `balanced` (by the inverse of its training clips, as
+    stage 4 counts them), or a CSV file with the columns mid,weight and a row for each class."""
 
 
 class BceLoss(LossBase):
@@ -27,7 +27,8 @@ class BceLoss(LossBase):
 
 
 class CeLoss(LossBase):
-    """Cross-entropy over the classes, for clips with one label; mixed labels are soft targets."""
+    """Cross-entropy over the classes, for clips with one label; mixed labels are soft targets, and clips
+    without a label contribute nothing."""
 
     name: Literal["ce"] = "ce"
     """Which loss."""
@@ -39,7 +40,8 @@ class FocalLoss(LossBase):
     name: Literal["focal"] = "focal"
     """Which loss."""
     gamma: NonNegative = 2.0
-    """Power of the distance from the target, by which each term is multiplied."""
+    """How little easy clips count: the power of the probability of being wrong, by which each term is
+    multiplied; 0 is bce."""
     alpha: Fraction | None = None
     """Weight of positives, 1 - alpha that of negatives; null weights both with 1."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from audiotag.configbase import Count, Fraction, NonNegative, NonNegativeCount, Positive, Section
+from audiotag.evaluation.metricnames import check_metric_name
 
 
 class Freeze(Section):
@@ -79,7 +80,7 @@ class Training(Section):
     """Also validate each time that this many updates are done, inside epochs; null does not."""
     validate_weights: Literal["model", "ema", "running_average", "swa"] = "model"
     """Which weights validation measures."""
-    best_metric: str = "mAP"
+    best_metric: Annotated[str, AfterValidator(check_metric_name)] = "mAP"
     """Validation metric that names the best checkpoint: any of the evaluation's, such as mAP, mAUC, accuracy,
     f1_macro or loss (of which less is better)."""
     patience: Count | None = None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from audiotag.errors import ConfigError
+from audiotag.errors import ConfigError, StoppedBySignal, TrainingError
+from audiotag.parents import signal_at_parents_death
+from audiotag.rollcall import RollCall
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,69 @@ class World:
 
 
 @contextmanager
-def join_world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started, if it did, and leave them at the end."""
+def join_world(device: str = "auto", timeout_s: float = 600.0) -> Iterator[World]:
+    """Join the processes that torchrun started, if it did, and leave them at the end.
+
+    When one of them fails or dies, the others leave too, and say why it was.
+
+    Args:
+        device: see `choose_device`.
+        timeout_s: how long a process waits for another before it gives up.
+    """
     rank = int(os.environ.get("RANK", 0))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     size = int(os.environ.get("WORLD_SIZE", 1))
     chosen = choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Workers whose launcher was killed would train on, unseen; so they are asked to stop instead.
+        signal_at_parents_death(signal.SIGTERM)
+    world = World(rank, local_rank, size, chosen)
+    if size == 1:
+        yield world
+        return
+    roll_call = meet(world, timeout_s)
     try:
-        yield World(rank, local_rank, size, chosen)
+        yield world
+    except StoppedBySignal:
+        raise
+    except BaseException as error:
+        # The launcher ends the survivors of a dead process by SIGTERM; they are about to say who it was.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if (cause := roll_call.explain(error)) is not None:
+            raise cause from error
+        raise
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
+        roll_call.leave()
+
+
+def meet(world: World, timeout_s: float) -> RollCall:
+    """Find the other processes, and begin to see whether they live."""
+    # A process that waits too long for a collective operation of NCCL is ended.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", world.rank, world.size, timeout=timeout))
+        roll_call = RollCall(
+            dist.PrefixStore("audiotag", store.clone()), world.rank, world.size, timeout_s=timeout_s
+        )
+        dist.init_process_group(
+            "nccl" if world.device.type == "cuda" else "gloo",
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timeout,
+        )
+    except (dist.DistError, RuntimeError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise TrainingError(
+            f"the {world.size} processes did not find each other at {address} within {timeout_s:g} s "
+            f"({error}): see that every node runs the same command with the same MASTER_ADDR and MASTER_PORT"
+        ) from error
+    roll_call.start()
+    return roll_call
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:

@@ -49,6 +49,12 @@ class StorageError(AudiotagError):
     exit_code = 6
 
 
+class StoppedBySignal(AudiotagError):
+    """Not a failure: a run that was asked to stop, has saved its state, and goes on when started again."""
+
+    exit_code = 75  # EX_TEMPFAIL of <sysexits.h>: try again
+
+
 EXIT_INTERRUPTED = 130
 
 
@@ -65,6 +71,11 @@ def run_command(main: Callable[[], None], verbose: bool | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except StoppedBySignal as stop:
+        # All processes of a run stop together; one of them says so.
+        if not rank_prefix():
+            sys.stderr.write(f"{one_line(str(stop))}\n")
+        sys.exit(stop.exit_code)
     except Exception as error:
         if verbose:
             traceback.print_exc()

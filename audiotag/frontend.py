@@ -112,7 +112,17 @@ class Frontend(nn.Module):
         if mean is None:
             mean, std = self.preset.mean, self.preset.std
         self.mean, self.std = (mean, std) if normalize else (None, None)
+        self.frame_multiple = 1
         self.filter_bank = build_filter_bank(self.preset)
+
+    def pad_to_multiple(self, seconds: float | None) -> None:
+        """Pad batches without a fixed length to a multiple of this from now on, so that the encoder meets few
+        lengths, also where augmentation has cut clips; the lengths stay true."""
+        self.frame_multiple = max(1, round((seconds or 0.0) * SAMPLING_RATE / FRAME_SHIFT))
+
+    def padded_size(self, longest: int) -> int:
+        """Frames that a batch is padded or cut to, by those of its longest clip."""
+        return self.target_frames or -(-longest // self.frame_multiple) * self.frame_multiple
 
     def num_frames(self, num_samples):
         """Frames of a clip of this many samples; for an int or a tensor."""
@@ -168,7 +178,8 @@ class Frontend(nn.Module):
         return self._finish(raw.float(), frames.to(raw.device), keep_padding=False)
 
     def _finish(self, raw: Tensor, frames: Tensor, keep_padding: bool) -> tuple[Tensor, Tensor]:
-        size = self.target_frames or (raw.shape[1] if keep_padding else int(frames.max()))
+        longest = raw.shape[1] if keep_padding or self.target_frames else int(frames.max())
+        size = self.padded_size(longest)
         frames = frames.clamp(max=size)
         features = raw[:, :size]
         if not keep_padding:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from audiotag.config import Config
 from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
+from audiotag.configevaluation import WeightChoice
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
@@ -19,8 +20,15 @@ RUNTIME_KEYS = (
     "data.max_unreadable",
     "training.tf32",
     "training.compile",
+    "training.activation_checkpointing",
     "training.log_every",
+    "training.save_every_steps",
     "training.keep_last",
+    "training.keep_last_steps",
+    "training.keep_best",
+    "training.max_overflows",
+    "training.peak_tflops",
+    "training.timeout_s",
 )
 
 
@@ -33,7 +41,9 @@ def stage_keys(config: Config) -> dict[str, str]:
     for key in RUNTIME_KEYS:
         section, name = key.split(".")
         del rest[section][name]
-    choice = config.evaluation.model_dump(mode="json", include={"best", "epoch", "avg"})
+    if rest["loss"]["class_weights"] not in ("none", "balanced"):
+        rest["loss"]["class_weights"] = file_digest(Path(rest["loss"]["class_weights"]))
+    choice = config.evaluation.model_dump(mode="json", include=set(WeightChoice.model_fields))
     manifests = digest("manifests", PROBE_VERSION, corpus, corpus_digests(config.corpus))
     fbank = digest("fbank", FEATURES_VERSION, manifests, features.preset, features.storage)
     noise_dir = noise.dir if noise else None

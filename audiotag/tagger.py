@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,7 +53,10 @@ class Tagger(nn.Module):
     def from_features(self, features: Tensor, lengths: Tensor, frames: bool = False) -> Tensor:
         """Features (B,T,F) as the front end yields them, and lengths (B,) in frames, to logits."""
         y, lengths = self.encoder(features, lengths.to(features.device))
-        return self.head(self.head_norm(y if frames else masked_mean(y, lengths)))
+        # Mixed precision ends here: logits in bf16 have three digits, which makes ties of close scores.
+        with torch.autocast(y.device.type, enabled=False):
+            y = y.to(self.head.weight.dtype)
+            return self.head(self.head_norm(y if frames else masked_mean(y, lengths)))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy with logits against multi-hot targets (B,C), mean over clips and classes."""

@@ -140,8 +140,11 @@ find_base_python() {
 # Set `pip` to the command that installs into .venv.
 choose_pip() {
     local base
+    # Byte code is written when a module is first imported, and compiling all of torch takes a minute. But where
+    # Python is told not to write it, each process would compile torch for itself.
+    local compile=${PYTHONDONTWRITEBYTECODE:+--compile}
     if command -v uv >/dev/null; then
-        pip=(uv pip install --python "$PYTHON")
+        pip=(uv pip install --python "$PYTHON" ${compile:+--compile-bytecode})
         return
     fi
     pip=("$PYTHON" -m pip)
@@ -154,8 +157,7 @@ choose_pip() {
                 "apt install python3-venv), or uv"
         pip=("$base" -m pip --python "$PYTHON")
     fi
-    # Byte code is written when a module is first imported; compiling all of torch takes a minute.
-    pip+=(install --disable-pip-version-check --no-input --no-compile --use-pep517)
+    pip+=(install --disable-pip-version-check --no-input "${compile:---no-compile}" --use-pep517)
 }
 
 # Of the installer's output show only what takes long.

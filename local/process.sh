@@ -1,11 +1,15 @@
 # Running a program with its output in a log, so that a signal to the driver ends all that it started.
-# Sourced; needs log.sh.
+# Sourced; needs log.sh, and own_status of the driver.
 # shellcheck shell=bash
 
 # Seconds between passing on a signal and killing what is still there.
-readonly GRACE_S=40
+GRACE_S=40
+
+# What a program leaves with that was asked to stop, has saved, and goes on when started again.
+readonly STOPPED=75
 
 CHILD=      # process group of the running program
+CHILD_LOG=  # where its output goes
 WRITER=     # process that writes its log
 DESCENDANTS=  # what it had started when a signal came
 
@@ -14,6 +18,7 @@ trap_signals() {
     trap 'stop_on_signal INT 130' INT
     trap 'stop_on_signal TERM 143' TERM
     trap 'stop_on_signal HUP 129' HUP
+    trap 'stop_on_signal USR1 138' USR1
 }
 
 # run_logged LOG FILTER COMMAND...: run a program, append its output to LOG and show what FILTER (a command
@@ -23,7 +28,7 @@ run_logged() {
     shift 2
     # The writer ignores signals: it ends when the program has closed its output.
     exec {sink}> >(
-        trap '' INT TERM HUP
+        trap '' INT TERM HUP USR1
         tee -a -- "$log_file" | "$filter"
     )
     WRITER=$!
@@ -31,6 +36,7 @@ run_logged() {
     set -m
     "$@" >&"$sink" 2>&1 {sink}>&- </dev/null &
     CHILD=$!
+    CHILD_LOG=$log_file
     set +m
     exec {sink}>&-
     # bash's own word on a killed job would repeat what the driver reports.
@@ -54,23 +60,50 @@ await_writer() {
     WRITER=
 }
 
-# stop_on_signal SIGNAL STATUS: pass the signal on, see everybody out, leave with STATUS.
+# stop_on_signal SIGNAL STATUS: pass the signal on, see everybody out, leave with STATUS, or with that of a
+# program which has saved its state.
 stop_on_signal() {
+    local tick workers status=0
+    # A scheduler may send more than one; only a person's second Ctrl-C, or a second SIGTERM, kills.
+    trap '' USR1
     trap 'kill_all' INT TERM HUP
     if [[ -n $CHILD ]]; then
         log "SIG$1: stopping"
         DESCENDANTS=$(list_descendants "$CHILD")
-        kill -s "$1" -- "-$CHILD" 2>/dev/null || true
-        local tick
+        workers=$(list_workers)
+        if [[ -n $workers ]]; then
+            # Not by way of torchrun, which kills workers that are not done half a minute later.
+            # shellcheck disable=SC2086  # a list of numbers
+            kill -s "$1" $workers 2>/dev/null || true
+        else
+            kill -s "$1" -- "-$CHILD" 2>/dev/null || true
+        fi
         for ((tick = 0; tick < GRACE_S * 10; tick++)); do
             kill -0 -- "-$CHILD" 2>/dev/null || break
             sleep 0.1
         done
         kill_all
+        wait "$CHILD" 2>/dev/null || status=$?
         await_writer
+        [[ $(own_status "$status" "$CHILD_LOG") != "$STOPPED" ]] || report_stop
         log "stopped"
     fi
     exit "$2"
+}
+
+# Say that training has saved its state, and leave with a status of its own.
+report_stop() {
+    log "stopped and saved; the same command goes on from there"
+    exit "$STOPPED"
+}
+
+# Print the processes that torchrun has started, where it is torchrun that runs.
+list_workers() {
+    local pid parent
+    [[ " ${COMMAND[*]-} " == *' torch.distributed.run '* ]] || return 0
+    while read -r pid parent; do
+        [[ $parent != "$CHILD" ]] || printf '%s\n' "$pid"
+    done < <(list_processes)
 }
 
 # Kill the program and all its descendants, those in other process groups too (torchrun's workers).

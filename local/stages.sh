@@ -139,14 +139,16 @@ use_gpus() {
 
 # Set COMMAND to what starts the training processes: python itself, or torchrun for several.
 build_launcher() {
+    # Schedulers send SIGUSR1 to all processes of a job; torchrun would die of it before its workers have saved.
+    local signals=(--signals-to-handle "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     COMMAND=("$PYTHON" -m)
     if ((${OPT[num-nodes]} > 1)); then
-        COMMAND+=(torch.distributed.run --nnodes "${OPT[num-nodes]}" --node-rank "$NODE_RANK")
+        COMMAND+=(torch.distributed.run "${signals[@]}" --nnodes "${OPT[num-nodes]}" --node-rank "$NODE_RANK")
         COMMAND+=(--master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
         COMMAND+=(--nproc-per-node "$((NGPU > 1 ? NGPU : 1))" -m)
     elif ((NGPU > 1)); then
         # --standalone picks a free port by itself.
-        COMMAND+=(torch.distributed.run --standalone --nproc-per-node "$NGPU" -m)
+        COMMAND+=(torch.distributed.run "${signals[@]}" --standalone --nproc-per-node "$NGPU" -m)
     fi
 }
 

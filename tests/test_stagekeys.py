@@ -101,3 +101,16 @@ def test_a_source_made_anew_redoes_the_training_alone(tmp_path):
 
 def test_how_a_run_goes_about_its_work_redoes_nothing():
     assert keys("data.max_unreadable=0.2", "data.num_workers=9") == keys()
+
+
+def test_an_edited_list_of_class_weights_redoes_the_training(corpus):
+    path = corpus / "weights.csv"
+    path.write_text("mid,weight\ncat,1\ndog,2\n")
+    plain, given = keys(), f"loss.class_weights={path}"
+    before = keys(given)
+    assert (
+        changed(plain, before) == ["5", "6", "7", "8"] == changed(plain, keys("loss.class_weights=balanced"))
+    )
+    assert keys(given) == before
+    path.write_text("mid,weight\ncat,1\ndog,3\n")
+    assert changed(before, keys(given)) == ["5", "6", "7", "8"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from audiotag.config import Config
@@ -43,18 +45,21 @@ def tiny_tagger(seed: int = 0) -> Tagger:
     return build_tagger(*tiny_sections(), tiny_labels()).eval()
 
 
-def tiny_checkpoint(seed: int = 0, epoch: int = 1, best: dict | None = None) -> dict:
-    """What a training run would store of a tiny model."""
+def tiny_checkpoint(seed: int = 0, epoch: int = 1, best: dict | None = None, **others: Any) -> dict:
+    """What a training run would store of a tiny model; other entries take the place of the usual ones."""
     return {
         "model": tiny_tagger(seed).state_dict(),
+        "averages": {},
         "optimizer": {},
         "scaler": {},
         "position": {"epoch": epoch, "batch": 0, "step": 10 * epoch, "world_size": 1},
         "best": best,
+        "validations": [],
         "metrics": {"mAP": 0.5},
         "config": tiny_config(),
         "labels": tiny_labels().to_rows(),
         "coverage": {},
         "train_data": {"clips": 0, "digest": ""},
         "provenance": {},
+        **others,
     }

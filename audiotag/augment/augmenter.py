@@ -72,7 +72,9 @@ class Augmenter:
         """
         clips = to_features(self.change_inputs(batch, frontend, device, rng_key))
         clips = apply(self.on_features, clips, rng_key)
-        return clips.values, clips.tensor(clips.lengths), clips.targets
+        # Mixtures may have become shorter.
+        features = clips.resized(frontend.padded_size(clips.size))
+        return features, clips.tensor(clips.lengths), clips.targets
 
     @torch.no_grad()
     def change_inputs(

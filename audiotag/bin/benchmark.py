@@ -40,8 +40,15 @@ def main() -> None:
     set_up_logging(verbose=args.verbose)
     device = choose_device(args.device)
     batch_size = args.batch_size or config.data.batch_size or 16
+    speed = {"compile": args.compile or config.training.compile}
+    speed["activation_checkpointing"] = (
+        args.activation_checkpointing or config.training.activation_checkpointing
+    )
     config = config.model_copy(
-        update={"data": config.data.model_copy(update={"batch_size": batch_size, "max_duration_s": None})}
+        update={
+            "data": config.data.model_copy(update={"batch_size": batch_size, "max_duration_s": None}),
+            "training": config.training.model_copy(update=speed),
+        }
     )
     watch = Stopwatch(device, steps=args.steps, rounds=args.rounds)
     logging.getLogger("audiotag.benchmark").info("measuring on %s", device)
@@ -64,6 +71,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto for a GPU where there is one")
     parser.add_argument(
         "--batch-size", type=positive, help="clips of a batch (default: data.batch_size of the config)"
+    )
+    parser.add_argument(
+        "--compile", choices=["off", "model", "blocks"], help="takes the place of training.compile"
+    )
+    parser.add_argument(
+        "--activation-checkpointing", action="store_true", help="sets training.activation_checkpointing"
     )
     parser.add_argument("--steps", type=positive, default=5, help="steps of a round")
     parser.add_argument("--rounds", type=positive, default=5, help="rounds of every measurement")
@@ -88,6 +101,7 @@ def settings(config: Config, benchmark: Benchmark, args: argparse.Namespace) -> 
         "num_workers": config.data.num_workers,
         "amp": config.training.amp,
         "compile": config.training.compile,
+        "activation_checkpointing": config.training.activation_checkpointing,
         "tf32": config.training.tf32,
         "steps": args.steps,
         "rounds": args.rounds,
@@ -123,7 +137,8 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"encoder {what['encoder']}, {what['parameters']:,} parameters, {what['classes']} classes; "
         f"batches of {what['batch_size']} x {what['frames']} frames; "
-        f"amp {what['amp']}, compile {what['compile']}",
+        f"amp {what['amp']}, compile {what['compile']}, activation checkpointing "
+        f"{'on' if what['activation_checkpointing'] else 'off'}",
         f"{where['device']}, {where['threads']} threads; python {where['python']}, torch {where['torch']}, "
         f"transformers {where['transformers'] or 'not installed'}; "
         f"{what['rounds']} rounds of {what['steps']} steps",
@@ -133,6 +148,8 @@ def table(report: dict[str, Any]) -> str:
     for kind, title in KINDS.items():
         rate = report["clips_per_s"][kind]
         lines.append(row(title, rate) if rate else f"{title:<52}{'-':>10}")
+    if report["mfu"] is not None:
+        lines.append(f"share of the device's peak that training uses (MFU): {100 * report['mfu']:.1f} %")
     if report["no_data"]:
         lines.append(f"no data measured: {report['no_data']}")
     lines += [

@@ -1,15 +1,18 @@
 """Score a trained model on the configured splits: scores.npz, metrics.json, per_class.csv.
 
-The `evaluation` section of the config chooses the weights (last, best or a given epoch, or a mean of
-several) and the splits; --epoch, --avg, --best and --split overrule it. Everything about the model comes
-from its checkpoint.
+The `evaluation` section of the config chooses the weights, the splits and how clips are scored; options
+overrule it. Everything about the model comes from its checkpoint. Under torchrun the clips are shared out
+over the processes; the results are the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import time
 from pathlib import Path
+
+import torch
 
 from audiotag.commandline import add_config_arguments, config_from_args, make_parser
 from audiotag.config import Config
@@ -17,15 +20,27 @@ from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distributed import World, join_world
 from audiotag.errors import CheckpointError, DataError, run_command
+from audiotag.evaluation.conditions import (
+    describe_windows,
+    device_name,
+    folder_suffix,
+    precision_in_words,
+    weights_in_words,
+)
 from audiotag.evaluation.results import write_evaluation
-from audiotag.evaluation.scoring import gather_scores, score_batches
+from audiotag.evaluation.scoring import AMP_DTYPES, check_finite, gather_scores, score_batches
 from audiotag.labels import LabelTable
 from audiotag.logs import progress, set_up_logging
 from audiotag.provenance import collect_provenance
 from audiotag.tagger import Tagger, build_tagger
-from audiotag.training.averaging import ChosenWeights, choose_weights
+from audiotag.training.averaging import (
+    ChosenWeights,
+    add_weight_arguments,
+    choose_weights,
+    weight_overrides,
+)
 from audiotag.training.checkpoint import load_weights
-from audiotag.training.loaders import evaluation_loader
+from audiotag.training.loaders import evaluation_loader, windowing
 from audiotag.training.resume import fingerprint
 
 logger = logging.getLogger("audiotag.evaluate")
@@ -34,19 +49,32 @@ logger = logging.getLogger("audiotag.evaluate")
 def main() -> None:
     args = parse_arguments()
     config = config_from_args(args)
-    choice = config.evaluation
-    with join_world(args.device) as world:
+    # As in validation.
+    torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
+    torch.backends.cudnn.allow_tf32 = config.training.tf32
+    with join_world(args.device, timeout_s=config.training.timeout_s) as world:
         set_up_logging(world.rank, args.verbose)
-        chosen = choose_weights(args.exp_dir, best=choice.best, epoch=choice.epoch, avg=choice.avg)
+        chosen = choose_weights(args.exp_dir, config.evaluation)
         logger.info("weights: %s (%s)", chosen.name, ", ".join(chosen.files))
-        trained = chosen.checkpoint["config"]
-        tagger = build_tagger(
-            trained["features"], trained["encoder"], LabelTable.from_rows(chosen.checkpoint["labels"])
-        )
-        load_weights(tagger, chosen.weights, args.exp_dir / chosen.files[-1])
-        tagger.to(world.device)
-        for split in choice.splits:
+        tagger = load_tagger(chosen, args.exp_dir).to(world.device)
+        if not tagger.encoder.batch_independent:
+            logger.warning(
+                "encoder %s: the scores of a clip depend on the clips that share its batch; "
+                "compare results of one evaluation.batch_size only",
+                chosen.checkpoint["config"]["encoder"]["name"],
+            )
+        # First valid, if it is among them: the thresholds found on it are used on eval.
+        for split in sorted(config.evaluation.splits, key=lambda split: split != "valid"):
             evaluate(split, tagger, chosen, config, args.data_dir, args.exp_dir, world)
+
+
+def load_tagger(chosen: ChosenWeights, exp_dir: Path) -> Tagger:
+    """The model of a checkpoint with the chosen weights."""
+    trained = chosen.checkpoint["config"]
+    labels = LabelTable.from_rows(chosen.checkpoint["labels"])
+    tagger = build_tagger(trained["features"], trained["encoder"], labels)
+    load_weights(tagger, chosen.weights, exp_dir / chosen.files[-1])
+    return tagger
 
 
 def evaluate(
@@ -59,9 +87,12 @@ def evaluate(
     world: World,
 ) -> None:
     """Score one split and write its evaluation folder."""
+    choice = config.evaluation
     # The data come as the model knows them, stored or computed as the configuration says.
-    known = {key: chosen.checkpoint["config"]["features"][key] for key in ("preset", "target_frames")}
+    trained = chosen.checkpoint["config"]
+    known = {key: trained["features"][key] for key in ("preset", "target_frames")}
     features = config.features.model_copy(update=known)
+    config = config.model_copy(update={"features": features})
     where = {"preset": features.preset, "storage": features.storage}
     labels = read_labels(data_dir)
     columns = columns_by_mid(labels, tagger.labels)
@@ -72,13 +103,26 @@ def evaluate(
         check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **where)), chosen, data_dir)
     if world.is_main:
         warn_of_foreign_normalization(tagger.frontend, coverage, split)
-    loader = evaluation_loader(config.model_copy(update={"features": features}), manifest, len(labels), world)
-    batches = progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main)
-    scores = score_batches(tagger, batches, device=world.device, columns=columns)
-    scores = gather_scores(scores, world)
-    if not world.is_main:
+    loss = trained.get("loss", {}).get("name", "bce")  # which runs of old did not note
+    start = time.monotonic()
+    loader = evaluation_loader(config, manifest, len(labels), world, loss=loss)
+    scores = gather_scores(
+        score_batches(
+            tagger,
+            progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main),
+            device=world.device,
+            amp_dtype=AMP_DTYPES[choice.amp],
+            columns=columns,
+        ),
+        world,
+    )
+    if scores is None:
         return
-    folder = exp_dir / f"eval_{split}_{chosen.name}"
+    elapsed_s = time.monotonic() - start
+    check_finite(scores, tagger, choice.amp)
+    windows = windowing(choice, loss)
+    name = chosen.name + folder_suffix(choice.amp, windows)
+    folder = exp_dir / f"eval_{split}_{name}"
     metrics = write_evaluation(
         folder,
         scores,
@@ -86,23 +130,46 @@ def evaluate(
         info={
             "title": config.title,
             "split": split,
-            "weights": chosen.name,
+            "weights": name,
+            "weights_in_words": weights_in_words(
+                choice.weights,
+                chosen.files,
+                between=choice.between is not None,
+                by_validation=chosen.by_validation,
+            ),
             "checkpoints": chosen.files,
-            "selected_on": selected_on(chosen, config),
+            "sha256": chosen.sha256,
+            "selected_on": selected_on(chosen),
+            "precision": precision_in_words(choice.amp, world.device, config.training.tf32),
+            "windows": describe_windows(windows, manifest.durations),
+            "batch_size": choice.batch_size,
+            "batch_independent": tagger.encoder.batch_independent,
+            "processes": world.size,
+            "device": device_name(world.device),
+            "clips_per_s": round(len(scores.ids) / elapsed_s, 3),
             "coverage": coverage,
             "provenance": collect_provenance(),
         },
-        zero_without_positives=config.evaluation.zero_without_positives,
+        zero_without_positives=choice.zero_without_positives,
+        bootstrap=choice.bootstrap,
+        seed=config.seed,
     )
     shown = ", ".join(
         f"{name} {metrics.summary[name]:.4f}" for name in ("mAP", "mAUC") if metrics.summary[name] is not None
     )
-    logger.info("%s, %d clips: %s; written to %s", split, len(scores.ids), shown, folder)
+    logger.info(
+        "%s, %d clips at %.1f clips/s: %s; written to %s",
+        split,
+        len(scores.ids),
+        len(scores.ids) / elapsed_s,
+        shown,
+        folder,
+    )
 
 
-def selected_on(chosen: ChosenWeights, config: Config) -> str | None:
-    """The split whose metric chose the epoch: `eval` where the run's valid was that; None for a given one."""
-    if not config.evaluation.best:
+def selected_on(chosen: ChosenWeights) -> str | None:
+    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none."""
+    if not chosen.by_validation:
         return None
     return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")
 
@@ -134,23 +201,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of stages 1-4")
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of the run, such as exp/ast_tiny")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto for a GPU where there is one")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--epoch", type=int, help="evaluate this epoch, not what the config says")
-    which.add_argument("--best", action="store_true", help="evaluate the best epoch by the validation metric")
-    parser.add_argument("--avg", type=int, help="average this many epochs, ending at that one")
     parser.add_argument(
         "--split",
         action="append",
         choices=["valid", "eval"],
         help="split to score, not what the config says; may be repeated",
     )
+    add_weight_arguments(parser)
     args = parser.parse_args()
-    if args.epoch is not None:
-        args.overrides += [f"evaluation.epoch={args.epoch}", "evaluation.best=false"]
-    if args.best:
-        args.overrides += ["evaluation.best=true", "evaluation.epoch=null"]
-    if args.avg is not None:
-        args.overrides.append(f"evaluation.avg={args.avg}")
+    args.overrides += weight_overrides(args)
     if args.split:
         args.overrides.append(f"evaluation.splits=[{', '.join(args.split)}]")
     return args

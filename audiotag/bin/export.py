@@ -1,6 +1,6 @@
 """Export trained weights as a folder that `audiotag.load` reads: safetensors, config and labels.
 
-The `evaluation` section of the config chooses the weights, as for evaluate.
+The `evaluation` section of the config chooses the weights, as for evaluate, and the same options overrule it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from audiotag.errors import run_command
 from audiotag.export.package import export_package, load_tagger
 from audiotag.labels import LabelTable
 from audiotag.logs import set_up_logging
-from audiotag.training.averaging import choose_weights
+from audiotag.training.averaging import add_weight_arguments, choose_weights, weight_overrides
 
 logger = logging.getLogger("audiotag.export")
 
@@ -23,8 +23,7 @@ def main() -> None:
     args = parse_arguments()
     config = config_from_args(args)
     set_up_logging(verbose=args.verbose)
-    choice = config.evaluation
-    chosen = choose_weights(args.exp_dir, best=choice.best, epoch=choice.epoch, avg=choice.avg)
+    chosen = choose_weights(args.exp_dir, config.evaluation)
     checkpoint = chosen.checkpoint
     export_package(
         args.dest,
@@ -34,6 +33,7 @@ def main() -> None:
         info={
             "weights": chosen.name,
             "checkpoints": chosen.files,
+            "sha256": chosen.sha256,
             "title": checkpoint["config"]["title"],
             "last_epoch_metrics": checkpoint["metrics"],
             "coverage": checkpoint.get("coverage", {}),
@@ -51,7 +51,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--to", choices=["package"], default="package", help="format to write")
     parser.add_argument("--dest", type=Path, required=True, help="folder to write")
-    return parser.parse_args()
+    add_weight_arguments(parser)
+    args = parser.parse_args()
+    args.overrides += weight_overrides(args)
+    return args
 
 
 if __name__ == "__main__":

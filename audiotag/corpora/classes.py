@@ -63,10 +63,16 @@ class LabelReader:
         """The indices of the known ones among the labels of a clip."""
         return tuple(dict.fromkeys(self._index_of[label] for label in labels if label in self._index_of))
 
-    def problem(self, labels: Sequence[str]) -> str | None:
-        """Why a clip with these labels cannot be used, or None."""
-        unknown = [self._complaint(label) for label in labels if label not in self._index_of]
-        return f"unknown label: {', '.join(unknown)}" if unknown else None
+    def problem(self, labels: Sequence[str], unlabelled: Sequence[str] = ()) -> str | None:
+        """Why a clip with these labels, and none for other classes, cannot be used; or None."""
+        unknown = [self._complaint(label) for label in (*labels, *unlabelled) if label not in self._index_of]
+        if unknown:
+            return f"unknown label: {', '.join(unknown)}"
+        both = set(self.read(labels)).intersection(self.read(unlabelled))
+        if both:
+            names = [label for label in labels if self._index_of[label] in both]
+            return f"contradiction: {', '.join(names)} in labels and in unlabelled"
+        return None
 
     def _complaint(self, label: str) -> str:
         if label not in self._complaints:  # searched once: a wrong list of labels may concern every clip

@@ -1,4 +1,4 @@
-"""A user's own list of clips: a CSV with the columns `path,labels[,start,end,split]`.
+"""A user's own list of clips: a CSV with the columns `path,labels[,start,end,split,unlabelled]`.
 
 Columns are separated by commas or tabs and may stand in any order; labels are separated by semicolons.
 """
@@ -21,7 +21,7 @@ from audiotag.fields import has_control_characters, number, shown
 logger = logging.getLogger(__name__)
 
 NEEDED = ("path", "labels")
-OPTIONAL = ("start", "end", "split")
+OPTIONAL = ("start", "end", "split", "unlabelled")
 
 
 def list_path(dir: str, list: str | None) -> Path | None:
@@ -124,8 +124,9 @@ def parse_entry(given: dict[str, str], folder: Path, where: str) -> Entry:
         raise DataError(f"{where}: the path is empty")
     if "\0" in given["path"]:
         raise DataError(f"{where}: NUL in the path {shown(given['path'])}")
-    if has_control_characters(given.get("labels", "")):
-        raise DataError(f"{where}: control characters in the labels {shown(given['labels'])}")
+    for name in ("labels", "unlabelled"):
+        if has_control_characters(given.get(name, "")):
+            raise DataError(f"{where}: control characters in the {name} {shown(given[name])}")
     start_s, end_s = parse_seconds(given, "start", where), parse_seconds(given, "end", where)
     if end_s is not None and end_s <= (start_s or 0.0):
         raise DataError(
@@ -135,14 +136,20 @@ def parse_entry(given: dict[str, str], folder: Path, where: str) -> Entry:
     split = given.get("split")
     if split is not None and split.lower() not in SPLIT_OF_NAME:
         raise DataError(f"{where}: unknown split {shown(split)}, expected one of {', '.join(SPLIT_OF_NAME)}")
-    labels = (label.strip() for label in given.get("labels", "").split(";"))
     return Entry(
         path=absolute_path(given["path"], folder),
-        labels=tuple(dict.fromkeys(label for label in labels if label)),
+        labels=parse_labels(given.get("labels", "")),
         split=SPLIT_OF_NAME[split.lower()] if split else None,
         start_s=start_s or 0.0,
         end_s=end_s,
+        unlabelled=parse_labels(given.get("unlabelled", "")),
     )
+
+
+def parse_labels(field: str) -> tuple[str, ...]:
+    """The labels of a field, separated by semicolons, each once."""
+    labels = (label.strip() for label in field.split(";"))
+    return tuple(dict.fromkeys(label for label in labels if label))
 
 
 def absolute_path(path: str, folder: Path) -> str:

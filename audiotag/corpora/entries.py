@@ -31,6 +31,8 @@ class Entry:
     # The part of the file that is the clip; None is up to its end.
     start_s: float = 0.0
     end_s: float | None = None
+    # Classes, as written, of which nobody knows whether the clip has them.
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def is_part(self) -> bool:

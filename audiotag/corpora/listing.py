@@ -57,6 +57,7 @@ class Listed:
         labels: class indices.
         part: of the file.
         problem: a reason known from the lists alone why it cannot be used, as `<kind>[: details]`.
+        unlabelled: indices of the classes of which nobody knows whether the clip has them.
     """
 
     id: str
@@ -64,3 +65,4 @@ class Listed:
     labels: tuple[int, ...]
     part: Part = WHOLE_FILE
     problem: str | None = None
+    unlabelled: tuple[int, ...] = ()

@@ -32,6 +32,7 @@ class Clip:
         labels: class indices.
         start_s, length_s: the part of the file that is the clip; a length of None is up to its end.
         part_probe: what that part holds, where it is not the whole file.
+        unlabelled: indices of the classes of which nobody knows whether the clip has them.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Clip:
     start_s: float = 0.0
     length_s: float | None = None
     part_probe: Probe | None = None
+    unlabelled: tuple[int, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -135,6 +137,9 @@ def cut_of(
     start = clip.start_s if start_s is None else start_s
     duration = clip.duration_s if duration_s is None else duration_s
     cut_id = clip.id if number is None else f"{clip.id}-{number}"
+    classes = {"audio_event": clip.labels}
+    if clip.unlabelled:
+        classes["unlabelled"] = clip.unlabelled
     return {
         "id": cut_id,
         "start": start,
@@ -147,7 +152,7 @@ def cut_of(
                 "start": 0.0,
                 "duration": duration,
                 "channel": channel,
-                "custom": {"audio_event": ";".join(map(str, clip.labels))},
+                "custom": {field: ";".join(map(str, indices)) for field, indices in classes.items()},
             }
         ],
         "recording": {

@@ -45,6 +45,7 @@ def prepare_mydata(manifests_dir: Path, settings: MyDataCorpus, *, num_jobs: int
         table = read_table(path)
         logger.info("%d classes, listed in %s", len(table), path)
     warn_of_repeated_rows(entries)
+    tell_of_unlabelled(entries)
     task = detect_task(entries)
     listed = assign_splits(
         [entry.split for entry in entries],
@@ -89,17 +90,31 @@ def warn_of_repeated_rows(entries: Sequence[Entry]) -> None:
         )
 
 
+def tell_of_unlabelled(entries: Sequence[Entry]) -> None:
+    """Say how many clips do not count as negatives of all classes but their labels."""
+    partly = [entry for entry in entries if entry.unlabelled]
+    if partly:
+        classes = {label for entry in partly for label in entry.unlabelled}
+        logger.info(
+            "unlabelled: of %d of %d clips it is not known whether they have some of %d classes",
+            len(partly),
+            len(entries),
+            len(classes),
+        )
+
+
 def list_clips(entries: Sequence[Entry], ids: Sequence[str], reader: LabelReader) -> list[Listed]:
     """The entries with class indices, and with what is wrong with them before any file is opened."""
     clips = []
     for entry, clip_id in zip(entries, ids, strict=True):
-        path, problem = entry.path, reader.problem(entry.labels)
+        path, problem = entry.path, reader.problem(entry.labels, entry.unlabelled)
         if not is_utf8(path):
             path, problem = "", "bad name: the path is not UTF-8; rename the file"
         elif not Path(path).is_file():
             path, problem = "", f"missing: {path}"
         part = Part(entry.start_s, entry.end_s)
-        clips.append(Listed(clip_id, path, reader.read(entry.labels), part, problem))
+        labels, unlabelled = reader.read(entry.labels), reader.read(entry.unlabelled)
+        clips.append(Listed(clip_id, path, labels, part, problem, unlabelled))
     return clips
 
 

@@ -53,7 +53,7 @@ def usable_clip(row: Listed, probe: Probe, min_duration_s: float, keep_silent: b
     place = row.part.within(probe.duration_s)
     if isinstance(place, str):
         return place
-    clip = Clip(row.id, row.path, probe, row.labels, *place)
+    clip = Clip(row.id, row.path, probe, row.labels, *place, unlabelled=row.unlabelled)
     if clip.duration_s < min_duration_s:
         return f"too short: {clip.duration_s:.3f} s, corpus.min_duration_s is {min_duration_s:g}"
     return clip

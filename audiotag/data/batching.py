@@ -137,6 +137,10 @@ class BatchPlan:
         before = 0 if self.training else self.rank
         return max(0, -(-(left - before) // self.world_size))
 
+    def num_base_batches(self, epoch: int) -> int:
+        """How many batches an epoch has over all ranks, before those of a last round are split."""
+        return len(self._base(epoch))
+
     def substitutes(self, epoch: int, clip_key: int, count: int) -> np.ndarray:
         """Positions (count,) to take, one after the other, for a clip of an epoch that cannot be read.
 

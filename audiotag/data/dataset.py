@@ -7,7 +7,7 @@ This is evaluation's part, where every clip counts; `trainingset.py` builds on i
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,8 +20,11 @@ from audiotag.data.chance import Chance
 from audiotag.data.crop import load_stretch
 from audiotag.data.padding import PaddedRows
 from audiotag.errors import DataError
+from audiotag.frontend import FRAME_SHIFT, SAMPLING_RATE
 
 logger = logging.getLogger(__name__)
+
+FRAMES_PER_SECOND = SAMPLING_RATE // FRAME_SHIFT
 
 Batch = dict[str, Any]
 Storage = Literal["stored", "on_the_fly"]
@@ -33,10 +36,12 @@ class Manifest(Protocol):
     durations: np.ndarray
     label_ids: np.ndarray
     label_starts: np.ndarray
+    unlabelled_ids: np.ndarray
     paths: list[Path]
 
     def __len__(self) -> int: ...
     def labels(self, index: int) -> np.ndarray: ...
+    def unlabelled(self, index: int) -> np.ndarray: ...
     def id(self, index: int) -> str: ...
     def record(self, index: int) -> dict[str, Any]: ...
 
@@ -55,13 +60,24 @@ class ClipDataset(Dataset):
         manifest: the cuts.
         storage: `stored` reads features, `on_the_fly` reads audio.
         num_classes: C, the width of the labels.
+        length_multiple_s: batches are padded to a multiple of this; None for the longest clip of each.
     """
 
-    def __init__(self, manifest: Manifest, *, storage: Storage, num_classes: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        storage: Storage,
+        num_classes: int,
+        length_multiple_s: float | None = None,
+    ) -> None:
         check_labels(manifest, num_classes)
         self.manifest = manifest
         self.stored = storage == "stored"
         self.num_classes = num_classes
+        per_second = FRAMES_PER_SECOND if self.stored else SAMPLING_RATE
+        self.length_multiple = max(1, round((length_multiple_s or 0.0) * per_second))
+        self.has_unlabelled = len(manifest.unlabelled_ids) > 0
 
     def __getitem__(self, item: Any) -> Batch | Failure:
         try:
@@ -74,17 +90,19 @@ class ClipDataset(Dataset):
 
     def make_batch(self, positions: Sequence[int]) -> Batch:
         """The batch of these clips."""
-        rows = PaddedRows(len(positions))
+        rows = PaddedRows(len(positions), self.length_multiple)
         for position in positions:
             rows.add(self.read(position))
-        return self.collate(positions, rows)
+        return {**self.collate(positions, rows), "positions": torch.tensor(positions, dtype=torch.int64)}
 
     def read(self, position: int, longest_s: float | None = None, chance: Chance | None = None) -> np.ndarray:
         """Samples (S,) or features (T,F) of a clip, or of a random stretch of it; errors name the clip."""
+        return self.read_by(load_stretch, position, longest_s=longest_s, chance=chance)
+
+    def read_by(self, load: Callable[..., np.ndarray], position: int, **options: Any) -> np.ndarray:
+        """What a function of `data/crop.py` reads of a clip; errors name the clip."""
         try:
-            return load_stretch(
-                self.manifest.record(position), stored=self.stored, longest_s=longest_s, chance=chance
-            )
+            return load(self.manifest.record(position), stored=self.stored, **options)
         except DataError:
             raise
         except Exception as error:
@@ -102,9 +120,11 @@ class ClipDataset(Dataset):
         }
 
     def multi_hot(self, positions: Sequence[int]) -> torch.Tensor:
-        """Labels (B,C) of some clips, 0 or 1, float32."""
+        """Labels (B,C) of some clips, 0 or 1, or NaN where it is not known; float32."""
         labels = np.zeros((len(positions), self.num_classes), dtype=np.float32)
         for row, position in enumerate(positions):
+            if self.has_unlabelled:
+                labels[row, self.manifest.unlabelled(position)] = np.nan
             labels[row, self.manifest.labels(position)] = 1.0
         return torch.from_numpy(labels)
 
@@ -112,10 +132,14 @@ class ClipDataset(Dataset):
 def check_labels(manifest: Manifest, num_classes: int) -> None:
     """Every class index of the manifest must exist in the label table."""
     largest = int(manifest.label_ids.max(initial=-1))
-    if largest < num_classes:
-        return
-    place = int(manifest.label_ids.argmax())
-    clip = int(np.searchsorted(manifest.label_starts, place, side="right")) - 1
+    if largest >= num_classes:
+        place = int(manifest.label_ids.argmax())
+        clip = int(np.searchsorted(manifest.label_starts, place, side="right")) - 1
+    else:
+        largest = int(manifest.unlabelled_ids.max(initial=-1))
+        if largest < num_classes:
+            return
+        clip = next(clip for clip in range(len(manifest)) if largest in manifest.unlabelled(clip))
     raise DataError(
         f"clip {manifest.id(clip)} of {manifest.paths[0].parent} has class {largest}, but there are "
         f"{num_classes} labels: labels.csv is not the one these manifests were made with; run stage 1 again"

@@ -81,6 +81,24 @@ class IndexedManifest:
         part, position = self._locate(index)
         return self._parts[part].labels(position)
 
+    @cached_property
+    def unlabelled_ids(self) -> np.ndarray:
+        """Class indices of which some cuts do not say whether they have them, each one once or more often."""
+        return joined([part.unlabelled_ids for part in self._parts])
+
+    def unlabelled(self, index: int) -> np.ndarray:
+        """Indices of the classes of which a cut does not say whether it has them."""
+        part, position = self._locate(index)
+        return self._parts[part].unlabelled(position)
+
+    def unlabelled_columns(self) -> list[np.ndarray]:
+        """All that is said of unlabelled classes; arrays that are alike where it is, empty for nothing."""
+        return [
+            column
+            for part in self._parts
+            for column in (part.unlabelled_sets, part.unlabelled_starts, part.unlabelled_ids)
+        ]
+
     def id(self, index: int) -> str:
         """Id of a cut."""
         part, position = self._locate(index)
@@ -103,11 +121,12 @@ class IndexedManifest:
             if not 0 <= start < end <= self._sizes[part]:
                 raise ValueError("no such place")
             record = parse_line(os.pread(self._files[part].fileno(), end - start, start))
-            cut_id, duration, labels = essentials(record)
+            cut_id, duration, labels, unlabelled = essentials(record)
             same = (
                 cut_id == columns.id(position)
                 and np.float32(duration) == columns.durations[position]
                 and labels == columns.labels(position).tolist()
+                and unlabelled == columns.unlabelled(position).tolist()
             )
         except LINE_ERRORS:
             same = False

@@ -21,6 +21,9 @@ DTYPES = {
     "label_ids": np.dtype("<i4"),
     "id_starts": np.dtype("<i8"),
     "id_bytes": np.dtype("u1"),
+    "unlabelled_sets": np.dtype("<i4"),
+    "unlabelled_starts": np.dtype("<i8"),
+    "unlabelled_ids": np.dtype("<i4"),
 }
 
 # What 32 bits can tell apart from 0 and from infinity, and no clip exceeds.
@@ -39,6 +42,9 @@ class Columns:
         durations: (N,) seconds.
         label_starts, label_ids: class indices of cut i are `label_ids[label_starts[i]:label_starts[i+1]]`.
         id_starts, id_bytes: the same for the UTF-8 bytes of ids.
+        unlabelled_sets: (N,) number of the set of classes of which cut i does not say whether it has them;
+            empty where every cut says so of all.
+        unlabelled_starts, unlabelled_ids: the same for the classes of each set.
     """
 
     offsets: np.ndarray
@@ -47,6 +53,9 @@ class Columns:
     label_ids: np.ndarray
     id_starts: np.ndarray
     id_bytes: np.ndarray
+    unlabelled_sets: np.ndarray
+    unlabelled_starts: np.ndarray
+    unlabelled_ids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.durations)
@@ -60,6 +69,13 @@ class Columns:
         """Class indices of a cut."""
         return self.label_ids[self.label_starts[position] : self.label_starts[position + 1]]
 
+    def unlabelled(self, position: int) -> np.ndarray:
+        """Indices of the classes of which a cut does not say whether it has them."""
+        if not len(self.unlabelled_sets):
+            return self.unlabelled_ids
+        number = self.unlabelled_sets[position]
+        return self.unlabelled_ids[self.unlabelled_starts[number] : self.unlabelled_starts[number + 1]]
+
     def ids(self) -> np.ndarray:
         """All ids (N,) as fixed-width bytes, without a copy where all have one length."""
         lengths = np.diff(self.id_starts)
@@ -71,19 +87,51 @@ class Columns:
         return table.view(f"S{width}")[:, 0]
 
 
+class ClassSets:
+    """The sets of unlabelled classes of many cuts in little memory: each distinct one is kept once.
+
+    Corpora say nothing of the same long list of classes for most of their clips. Set 0 is the empty one;
+    while there is no other, nothing is kept at all.
+    """
+
+    def __init__(self) -> None:
+        self.numbers, self.starts, self.ids = array("i"), array("q"), array("i")
+        self._number_of: dict[tuple[int, ...], int] = {}
+
+    def put(self, position: int, classes: list[int]) -> None:
+        """Note the set of a cut; cuts that are passed over have the empty one."""
+        if not self._number_of:
+            self._number_of[()] = 0
+            self.starts.extend((0, 0))
+        self.finish(position)
+        number = self._number_of.setdefault(tuple(classes), len(self._number_of))
+        if number == len(self.starts) - 1:
+            self.ids.extend(classes)
+            self.starts.append(len(self.ids))
+        self.numbers.append(number)
+
+    def finish(self, count: int) -> None:
+        """Fill up to a number of cuts."""
+        if self.starts:
+            self.numbers.frombytes(bytes(self.numbers.itemsize * (count - len(self.numbers))))
+
+
 def build_columns(path: Path, descriptor: int) -> Columns:
     """Read a manifest line by line and check every cut."""
     # Arrays of machine numbers: lists of Python's objects would take ten times the memory.
     offsets, durations, label_starts, label_ids = array("q"), array("f"), array("q", [0]), array("i")
     id_starts, id_bytes, id_hashes = array("q", [0]), bytearray(), array("q")
+    unlabelled_sets = ClassSets()
     end = 0
     for number, start, line in lines_of(descriptor):
         end = start + len(line)
         if not line.strip():
             continue
         try:
-            cut_id, duration, labels = essentials(parse_line(line))
+            cut_id, duration, labels, unlabelled = essentials(parse_line(line))
             label_ids.extend(labels)
+            if unlabelled:
+                unlabelled_sets.put(len(durations), unlabelled)
             id_bytes += cut_id.encode()
         except LINE_ERRORS as error:
             raise DataError(
@@ -96,7 +144,9 @@ def build_columns(path: Path, descriptor: int) -> Columns:
         id_starts.append(len(id_bytes))
         id_hashes.append(hash(cut_id))
     offsets.append(end)
+    unlabelled_sets.finish(len(durations))
     values = (offsets, durations, label_starts, label_ids, id_starts, id_bytes)
+    values += (unlabelled_sets.numbers, unlabelled_sets.starts, unlabelled_sets.ids)
     columns = Columns(*(np.frombuffer(v, dtype) for v, dtype in zip(values, DTYPES.values(), strict=True)))
     check_unique(path, descriptor, columns, np.frombuffer(id_hashes, np.int64))
     return columns
@@ -135,8 +185,11 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return record
 
 
-def essentials(record: dict[str, Any]) -> tuple[str, float, list[int]]:
-    """Id, duration and class indices of a cut; the labels are those of its first supervision."""
+def essentials(record: dict[str, Any]) -> tuple[str, float, list[int], list[int]]:
+    """Id and duration of a cut, the classes that it has and those of which it says nothing.
+
+    Both are class indices in the custom fields of its first supervision, `audio_event` and `unlabelled`.
+    """
     duration = record["duration"]
     if type(duration) not in (int, float) or not SHORTEST_S <= duration <= LONGEST_S:
         raise ValueError(f"duration {duration!r}")
@@ -145,11 +198,21 @@ def essentials(record: dict[str, Any]) -> tuple[str, float, list[int]]:
     if "\0" in record["id"]:  # numpy takes it for the end of a text
         raise ValueError(f"id {record['id']!r} has a character 0")
     supervisions = record.get("supervisions") or [{}]
-    events = (supervisions[0].get("custom") or {}).get("audio_event")
+    custom = supervisions[0].get("custom") or {}
+    labels = class_indices(custom, "audio_event")
+    unlabelled = class_indices(custom, "unlabelled")
+    if unlabelled and not set(unlabelled).isdisjoint(labels):
+        raise ValueError(f"a class of audio_event {custom['audio_event']!r} is unlabelled too")
+    return record["id"], float(duration), labels, unlabelled
+
+
+def class_indices(custom: dict[str, Any], field: str) -> list[int]:
+    """The class indices of a custom field, separated by semicolons."""
+    events = custom.get(field)
     if events is None or events == "":
-        return record["id"], float(duration), []
+        return []
     indices = events.split(";")
     # int() would read "1_0", " 1" and digits of other scripts as well.
     if not (events.isascii() and all(map(str.isdigit, indices))):
-        raise ValueError(f"audio_event {events!r}")
-    return record["id"], float(duration), [int(index) for index in indices]
+        raise ValueError(f"{field} {events!r}")
+    return [int(index) for index in indices]

@@ -27,7 +27,8 @@ from audiotag.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "audiotag index 2"
+FORMAT = "audiotag index 3"
+OLDER_FORMATS = ("audiotag index 1", "audiotag index 2")
 ALIGNMENT = 8
 CHECKSUM = struct.Struct("<I")
 MAX_HEADER_BYTES = 1 << 16
@@ -135,6 +136,9 @@ def read_index(index_path: Path, look: dict[str, int]) -> Columns | None:
     try:
         with index_path.open("rb") as file:
             header = json.loads(file.readline(MAX_HEADER_BYTES))
+            if header["format"] in OLDER_FORMATS:
+                logger.info("%s is of an older version: making it anew", index_path)
+                return None
             if header["format"] != FORMAT:
                 raise ValueError("another format")
             start = file.tell()

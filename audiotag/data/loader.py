@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import atexit
 import logging
+import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,9 @@ from audiotag.data.dataset import Batch, ClipDataset, Failure, Manifest, Storage
 from audiotag.data.replacing import ReplacementLog
 from audiotag.data.trainingset import TrainingDataset
 from audiotag.errors import DataError
+from audiotag.parents import signal_at_parents_death
 
 logger = logging.getLogger(__name__)
-
-PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>: the signal that a process gets when its parent dies
 
 
 def make_loader(
@@ -36,7 +36,8 @@ def make_loader(
     """An iterable over the batches of an evaluation, with a length.
 
     Each has `inputs`: waveforms (B,S) or raw stored log-mel (B,T,F), float32, padded with zeros; `lengths`
-    (B,) int64 in samples or frames; `labels` (B,C) float32, 0 or 1; `ids`: list of B strings.
+    (B,) int64 in samples or frames; `labels` (B,C) float32, 0, 1 or NaN; `ids`: list of B strings;
+    `positions` (B,) int64 of the clips in the manifest.
 
     Args:
         manifest: the cuts.
@@ -140,6 +141,9 @@ def open_workers(
     Args:
         keep: the processes stay for the next time that it is iterated over.
     """
+    if num_workers:
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)
     return DataLoader(
         dataset,
         sampler=items,
@@ -162,14 +166,25 @@ def unchanged(batch: Any) -> Any:
 
 def start_worker(number: int) -> None:
     """What a loader process does first: see to it that it ends when, and only when, its parent does."""
-    # Ctrl-C reaches all processes of a terminal; the training process stops its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals often reach all processes of a terminal or a job; the training process, which may still want
+    # some batches, stops its workers itself.
+    for passed_on in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(passed_on, signal.SIG_IGN)
     # If that happens while a batch is handed over, the thread that does it would print a traceback.
     sys.excepthook = log_quietly
     # Killed, a process cannot stop its workers. torch's own look for it every 5 s, and hold on to what the
     # dead one had of the GPU's memory until then.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_at_parents_death(signal.SIGKILL)
+
+
+def end_workers() -> None:
+    """At this process' end, kill loader processes that are still there, as they are after an error: Python
+    would send them SIGTERM, which they ignore, and wait."""
+    # torch's handler takes the death of a worker for an error.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def log_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -15,7 +15,7 @@ def warn_of_long_clips(durations: np.ndarray, split: str, frontend: Frontend, *,
     """Log one line when clips go on behind the frames that the encoder gets.
 
     Args:
-        durations: (N,) seconds of each clip as it is read: a crop counts by its own length.
+        durations: (N,) seconds of each clip as it is read: a crop or window counts by its own length.
         split: name of the clips.
         frontend: of the model; one without a fixed length hears all of a clip.
         training: clips are trained on, so that random stretches of them are a way out.
@@ -27,15 +27,18 @@ def warn_of_long_clips(durations: np.ndarray, split: str, frontend: Frontend, *,
     if not too_long:
         return
     seen_s = frontend.target_frames * FRAME_SHIFT / SAMPLING_RATE
-    crop = f"train on random stretches (augment.crop.duration_s={seen_s:g}), or " if training else ""
+    if training:
+        remedy = f"train on random stretches (augment.crop.duration_s={seen_s:g})"
+    else:
+        remedy = f"score them in windows (evaluation.window_s={seen_s:g})"
     logger.warning(
         "%d of %d clips of %s are longer than %g s: the model sees their first %g s only (the longest has "
-        "%.4g s); %sraise features.target_frames",
+        "%.4g s); %s, or raise features.target_frames",
         too_long,
         len(durations),
         split,
         seen_s,
         seen_s,
         durations.max(),
-        crop,
+        remedy,
     )

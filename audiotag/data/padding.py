@@ -16,17 +16,19 @@ class PaddedRows:
 
     Args:
         count: number of clips to come.
+        multiple: the tensor is padded to a multiple of this many samples or frames.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, multiple: int = 1) -> None:
         self.count = count
+        self.multiple = multiple
         self.lengths: list[int] = []
         self._rows = np.empty((count, 0), dtype=np.float32)
 
     def add(self, clip: np.ndarray) -> None:
         """Append a clip (L,) or (L,F)."""
         if len(clip) > self._rows.shape[1]:
-            self._grow(clip.shape)
+            self._grow((round_up(len(clip), self.multiple), *clip.shape[1:]))
         self._rows[len(self.lengths), : len(clip)] = clip
         self.lengths.append(len(clip))
 
@@ -38,10 +40,18 @@ class PaddedRows:
         self._rows = rows
 
     def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tensor (count, longest) or (count, longest, F) and the lengths (count,) when all are added."""
+        """The tensor (count, L) or (count, L, F) and the lengths (count,) when all are added.
+
+        L is the longest of them, or the next multiple.
+        """
         for row, length in zip(self._rows, self.lengths, strict=True):
             row[length:] = 0.0
         return torch.from_numpy(self._rows), torch.tensor(self.lengths, dtype=torch.int64)
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The next multiple, or the length itself where it is one."""
+    return -(-length // multiple) * multiple
 
 
 def pad(clips: Sequence[np.ndarray]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,18 @@ class SourceSet:
         data_dir: the recipe's data folder.
         manifest: its cuts.
         classes: (number of its labels,) our class index of each of its labels, -1 for one that we lack.
+        unlabelled: our class indices of which none of its cuts says whether it has them.
     """
 
     data_dir: Path
     manifest: IndexedManifest
     classes: np.ndarray
+    unlabelled: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+
+    def ours(self, theirs: np.ndarray) -> np.ndarray:
+        """Our indices of some of its classes, without those that we lack."""
+        found = self.classes[theirs]
+        return found[found >= 0]
 
 
 class MixedManifest:
@@ -75,6 +82,25 @@ class MixedManifest:
         source, position = self._locate(index)
         return source.classes[source.manifest.labels(position)]
 
+    @cached_property
+    def unlabelled_ids(self) -> np.ndarray:
+        """Our class indices of which some cuts do not say whether they have them, once or more often."""
+        parts = [(source.ours(source.manifest.unlabelled_ids), source.unlabelled) for source in self.sets]
+        return np.concatenate([ids for part in parts for ids in part])
+
+    def unlabelled(self, index: int) -> np.ndarray:
+        """Our indices of the classes of which a cut does not say whether it has them."""
+        source, position = self._locate(index)
+        return np.concatenate([source.ours(source.manifest.unlabelled(position)), source.unlabelled])
+
+    def unlabelled_columns(self) -> list[np.ndarray]:
+        """All that is said of unlabelled classes; arrays that are alike where it is, empty for nothing."""
+        return [
+            column
+            for source in self.sets
+            for column in (*source.manifest.unlabelled_columns(), source.unlabelled)
+        ]
+
     def id(self, index: int) -> str:
         """Id of a cut."""
         source, position = self._locate(index)
@@ -90,20 +116,25 @@ class MixedManifest:
         return source.manifest.record(position)
 
 
-def open_source(data_dir: Path, labels: LabelTable, *, preset: str, storage: str) -> SourceSet:
+def open_source(
+    data_dir: Path, labels: LabelTable, *, preset: str, storage: str, missing_are_unknown: bool = True
+) -> SourceSet:
     """The train set in a recipe's data folder.
 
     Args:
         data_dir: the folder.
         labels: of the recipe that trains on it.
         preset, storage: keys of the configuration's `features` section.
+        missing_are_unknown: whether clips may have classes that the recipe's own labels lack; otherwise they
+            have none of them.
     """
     manifest = open_split(data_dir, "train", preset=preset, storage=storage)
     theirs = read_labels(data_dir)
     counts = np.bincount(manifest.label_ids, minlength=len(theirs))
-    if len(counts) > len(theirs):
+    largest = max(len(counts) - 1, int(manifest.unlabelled_ids.max(initial=-1)))
+    if largest >= len(theirs):
         raise DataError(
-            f"{manifest.paths[0]} has class {len(counts) - 1}, but labels.csv of {data_dir} has only "
+            f"{manifest.paths[0]} has class {largest}, but labels.csv of {data_dir} has only "
             f"{len(theirs)} labels: run stage 1 of that recipe again"
         )
     unknown = [label for label in theirs if counts[label.index] and label.mid not in labels.index_of_mid]
@@ -115,7 +146,20 @@ def open_source(data_dir: Path, labels: LabelTable, *, preset: str, storage: str
             "leave the source out"
         )
     classes = [labels.index_of_mid.get(label.mid, -1) for label in theirs]
-    return SourceSet(data_dir, manifest, np.array(classes, dtype=np.int32))
+    missing = [label for label in labels if label.mid not in theirs.index_of_mid]
+    if missing:
+        logger.info(
+            "data.sources: %s lacks %d of %d classes, such as %s: %s",
+            data_dir,
+            len(missing),
+            len(labels),
+            missing[0].name,
+            "for its clips they are unknown" if missing_are_unknown else "its clips count as without them",
+        )
+    unlabelled = [label.index for label in missing] if missing_are_unknown else []
+    return SourceSet(
+        data_dir, manifest, np.array(classes, dtype=np.int32), np.array(unlabelled, dtype=np.int32)
+    )
 
 
 def check_held_out(source: SourceSet, data_dir: Path, *, preset: str, storage: str) -> None:

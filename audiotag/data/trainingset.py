@@ -51,7 +51,7 @@ class TrainingDataset(ClipDataset):
     `inputs`, `lengths` and `labels` of their own.
 
     Args:
-        manifest, storage, num_classes: as in `ClipDataset`.
+        manifest, storage, num_classes, length_multiple_s: as in `ClipDataset`.
         seed: all choices derive from it.
         substitutes: draws clips to take the place of one that cannot be read.
         crop_s: longest stretch of a clip that is read, at a random place; None reads whole clips.
@@ -70,8 +70,11 @@ class TrainingDataset(ClipDataset):
         crop_s: float | None = None,
         noise: NoiseMixer | None = None,
         partner_probability: float | None = None,
+        length_multiple_s: float | None = None,
     ) -> None:
-        super().__init__(manifest, storage=storage, num_classes=num_classes)
+        super().__init__(
+            manifest, storage=storage, num_classes=num_classes, length_multiple_s=length_multiple_s
+        )
         self.seed = seed
         self.substitutes = substitutes
         self.crop_s = crop_s
@@ -86,7 +89,7 @@ class TrainingDataset(ClipDataset):
             longest_s = min(longest_s, self.crop_s)
         name = zlib.crc32(positions.tobytes())
         draft = Draft((self.seed, epoch, name), longest_s)
-        found, rows = [], PaddedRows(len(positions))
+        found, rows = [], PaddedRows(len(positions), self.length_multiple)
         for place, planned in enumerate(positions.tolist()):
             chance = draft.chance(place)
             position, clip = self.read_or_replace(planned, place, draft, chance)
@@ -129,7 +132,7 @@ class TrainingDataset(ClipDataset):
         """Any clips of the corpus for the rows that chance chooses, cut to the longest of the batch."""
         chance = draft.chance(len(inputs))  # the place behind the last clip's
         chosen = np.flatnonzero(chance.rng.random(len(inputs)) < self.partner_probability)
-        found, rows = [], PaddedRows(len(chosen))
+        found, rows = [], PaddedRows(len(chosen), self.length_multiple)
         for _ in chosen:
             candidates = (int(chance.rng.integers(len(self.manifest))) for _ in range(1 + MAX_TRIES))
             position, clip = first_readable(

@@ -34,6 +34,8 @@ class Ast(nn.Module):
         block_norm_eps, final_norm_eps: LayerNorm eps in the blocks and after the last.
     """
 
+    batch_independent = True
+
     def __init__(
         self,
         input_frames: int,
@@ -53,6 +55,7 @@ class Ast(nn.Module):
     ) -> None:
         super().__init__()
         self.output_dim = embed_dim
+        self.num_layers = 1 + depth  # as `layer_of` counts
         self.input_frames = input_frames
         self.num_mel_bins = num_mel_bins
         grid = patch_grid(num_mel_bins, input_frames, patch_size, freq_stride, time_stride)
@@ -85,6 +88,14 @@ class Ast(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """The layer that a parameter belongs to: 0 is all before the blocks, `num_layers - 1` the last block
+        with the norm that follows it."""
+        part, _, inner = parameter_name.partition(".")
+        if part == "blocks":
+            return 1 + int(inner.partition(".")[0])
+        return self.num_layers - 1 if part == "norm" else 0
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised log-mel (B,T,F) to the summary tokens (B,2,D) and their number, 2 for every clip.
@@ -204,7 +215,9 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,N,D) to (B,N,D); branches that stay are scaled so that the mean does not change."""
-        if self.rate == 0.0 or not self.training:
+        if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        return x * x.new_empty(len(x), 1, 1).bernoulli_(keep).div_(keep)
+        # bernoulli_ has its rate built into what torch.compile makes: a compilation for each block.
+        stays = torch.rand(len(x), 1, 1, device=x.device) < keep
+        return x * stays.to(x.dtype).div_(keep)

@@ -1,4 +1,9 @@
-"""Encoders by name: log-mel features (B,T,F) and lengths to embeddings (B,S,D) and lengths."""
+"""Encoders by name: log-mel features (B,T,F) and lengths to embeddings (B,S,D) and lengths.
+
+Besides `output_dim` an encoder says of itself whether it is `batch_independent`: whether, in evaluation,
+what it makes of a clip depends neither on the other clips of a batch nor on how far the clip is padded, but
+for the rounding of float32 (1e-5 of the largest logit or less).
+"""
 
 from __future__ import annotations
 

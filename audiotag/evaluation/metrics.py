@@ -1,8 +1,8 @@
-"""Ranking and threshold metrics of multi-label scores: AP, AUC, d', F1, accuracies, loss.
+"""All metrics of a set of scores: ranking, thresholds, calibration, accuracies, loss.
 
-Legend: N clips, C classes. All ranking metrics group tied scores exactly. Each class is sorted once, by
-value alone: AP and AUC need no more of the ranking than how many scores, and how many positives, lie at
-or above each positive's score, and looking those up costs little because positives are few.
+Legend: N clips, C classes. `macro` is the unweighted mean over classes, `micro` takes all clip-class pairs
+as one. Each class is sorted once, by value alone; all that depends on the order is looked up in that.
+`metricnames.py` says what each metric is.
 """
 
 from __future__ import annotations
@@ -10,23 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from audiotag.errors import DataError
+from audiotag.evaluation.calibration import NUM_BINS, bin_sums, calibration_error, sigmoid_and_softplus
+from audiotag.evaluation.checks import check
+from audiotag.evaluation.ranking import (
+    average_precision,
+    d_prime,
+    find_steps,
+    label_ranking_precision,
+    roc_area,
+)
+from audiotag.evaluation.thresholds import Thresholds, pick_threshold
 
 NAN = float("nan")
-LOSS_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Metrics:
     """Metrics of one evaluation: an array of length C per kind, and the summary over classes.
 
-    AP and recall of a class without positives, and AUC of a class without positives or without
-    negatives, are NaN. In the summary, values that do not exist or are infinite (the d' of a perfect
-    ranking) are None, so that it can be written as JSON.
+    AP, recall, best F1 and threshold of a class without positives, and AUC of a class without positives or
+    without negatives, are NaN. In the summary, values that do not exist or are infinite (the d' of a
+    perfect ranking) are None, so that it can be written as JSON.
+
+    best_f1, thresholds: each class's best F1 over all thresholds, and the logit that gives it;
+    shared_threshold: the logit of the best micro F1. bins: (3,15), pairs, sum of probabilities and
+    positives in bins of probability.
     """
 
     ap: np.ndarray
@@ -34,13 +45,23 @@ class Metrics:
     f1: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
+    best_f1: np.ndarray
+    thresholds: np.ndarray
+    ece: np.ndarray
     positives: np.ndarray
+    shared_threshold: float
+    bins: np.ndarray
     summary: dict[str, float | int | None]
 
     @property
     def classes_without_positives(self) -> list[int]:
         """Indices of the classes that are left out of the means."""
         return np.flatnonzero(self.positives == 0).tolist()
+
+    def tuned_thresholds(self, tuned_on: str) -> Thresholds:
+        """The thresholds that these clips, of the split `tuned_on`, give for others."""
+        shared = 0.0 if math.isnan(self.shared_threshold) else self.shared_threshold
+        return Thresholds(tuned_on, shared, np.where(np.isnan(self.thresholds), shared, self.thresholds))
 
 
 def compute_metrics(
@@ -49,112 +70,127 @@ def compute_metrics(
     *,
     ids: Sequence[str] | None = None,
     zero_without_positives: bool = False,
+    tuned: Thresholds | None = None,
 ) -> Metrics:
     """All metrics of a set of clips.
 
-    logits: (N,C) floats, before the sigmoid: the loss and the threshold need them so, the ranking would
-        be the same after it.
-    labels: (N,C) multi-hot, 0 or 1.
+    logits: (N,C) floats, before the sigmoid: loss, calibration and thresholds need them so, the ranking
+        would be the same after it.
+    labels: (N,C) multi-hot, 0 or 1; NaN where it is not known whether the clip has the class. Such pairs
+        are left out of everything.
     ids: N clip ids, for error messages.
     zero_without_positives: count classes without positives as AP 0 in mAP instead of leaving them out.
-
-    Summary: `mAP`, `mAUC` (means over classes), `d_prime` (of mAUC), `mAP_micro` (all clip-class pairs as
-    one ranking), `f1`, `precision`, `recall` at probability 0.5 as `_micro` and `_macro`, `accuracy` (the
-    highest score is the first label), `top1_in_labels` (the highest score is one of the labels, over
-    clips that have any), `exact_match` (at 0.5), `loss` (mean binary cross-entropy) and counts.
+    tuned: thresholds from other clips; adds `f1_micro_tuned` and `f1_macro_tuned`.
     """
-    logits, positive = check(logits, labels, ids)
-    by_class, positive_by_class = np.ascontiguousarray(logits.T), np.ascontiguousarray(positive.T)
-    ranking = np.array([ap_and_auc(*pair) for pair in zip(by_class, positive_by_class, strict=True)])
-    ap, auc = ranking[:, 0], ranking[:, 1]
-    mean_auc = mean(auc)
-
-    predicted = logits > 0
-    positives = positive.sum(0)
-    hits, guesses = (predicted & positive).sum(0), predicted.sum(0)
-    precision, recall, f1 = precision_recall_f1(hits, guesses, positives)
-    micro = precision_recall_f1(hits.sum(), guesses.sum(), positives.sum())
-    counted = positives > 0
-
-    top = logits.argmax(1)
-    labelled = positive.any(1)
-    top_is_label = positive[np.arange(len(top)), top]
+    logits, positive, known = check(logits, labels, ids)
+    # An unknown class ranks below all that is known, where it is never counted.
+    visible = logits if known is None else np.where(known, logits, logits.dtype.type(-np.inf))
+    num_known = np.full(logits.shape[1], len(logits)) if known is None else known.sum(0)
+    rows, columns = np.nonzero(positive)
+    positives = np.bincount(columns, minlength=logits.shape[1])
+    of_classes, bins, losses = measure_classes(visible, positive, num_known)
+    ap, auc, best, thresholds = of_classes.T
+    micro_ap, micro_auc, micro_best, shared = measure_ranking(
+        np.sort(visible, axis=None)[int(visible.size - num_known.sum()) :], logits[rows, columns]
+    )
+    at_half = f1_counts(visible > 0, rows, columns)
+    precision, recall, f1 = precision_recall_f1(*at_half)
+    micro = [float(value) for value in precision_recall_f1(*(count.sum() for count in at_half))]
+    ece = calibration_error(bins)
     summary = {
         "mAP": mean(np.nan_to_num(ap, nan=0.0) if zero_without_positives else ap),
-        "mAUC": mean_auc,
-        "d_prime": d_prime(mean_auc),
-        "mAP_micro": ap_and_auc(logits.ravel(), positive.ravel())[0],
-        "f1_micro": float(micro[2]),
+        "mAUC": mean(auc),
+        "d_prime": d_prime(mean(auc)),
+        "mAP_micro": micro_ap,
+        "mAUC_micro": micro_auc,
+        "lwlrap": mean(label_ranking_precision(visible, rows, columns)),
+        "f1_micro": micro[2],
         "f1_macro": mean(f1),
-        "precision_micro": float(micro[0]),
-        "precision_macro": mean(precision[counted]),
-        "recall_micro": float(micro[1]),
+        "precision_micro": micro[0],
+        "precision_macro": mean(precision[positives > 0]),
+        "recall_micro": micro[1],
         "recall_macro": mean(recall),
-        "accuracy": float(np.mean(top == positive.argmax(1))),
-        "top1_in_labels": mean(top_is_label[labelled]),
-        "exact_match": float(np.mean((predicted == positive).all(1))),
-        "loss": mean_bce(logits, positive),
+        "f1_micro_best": micro_best,
+        "f1_macro_best": mean(best),
+        "ece_micro": float(calibration_error(bins.sum(0))),
+        "ece_macro": mean(ece),
+        **accuracies(visible, positive, known),
+        "loss": losses / num_known.sum() if num_known.any() else NAN,
+        "espnet_mAP": 100 * float(np.nan_to_num(ap, nan=0.0).mean()),
+        "espnet_mean_auc": 100 * float(np.nan_to_num(auc, nan=0.0).mean()),
     }
+    summary["espnet_mean_acc"] = 100 * summary["accuracy"]
+    summary["distil_f1"] = summary["f1_micro"]
+    summary["distil_roc_auc"] = roc_area_of_predictions(*at_half, num_known)
+    summary["distil_accuracy"] = summary["exact_match"]
+    summary["distil_mAP"] = summary["mAP_micro"]
+    if tuned is not None:
+        counts = f1_counts(visible >= np.float64(tuned.shared), rows, columns)
+        summary["f1_micro_tuned"] = float(precision_recall_f1(*(count.sum() for count in counts))[2])
+        counts = f1_counts(visible >= tuned.by_class, rows, columns)
+        summary["f1_macro_tuned"] = mean(precision_recall_f1(*counts)[2])
+    finite = {name: float(value) if math.isfinite(value) else None for name, value in summary.items()}
     counts = {
         "num_clips": len(logits),
-        "num_clips_without_labels": int(np.sum(~labelled)),
+        "num_clips_without_labels": len(logits) - len(np.unique(rows)),
         "num_classes": len(positives),
-        "num_classes_without_positives": int(np.sum(~counted)),
-        "num_classes_without_negatives": int(np.sum(positives == len(logits))),
+        "num_classes_without_positives": int(np.sum(positives == 0)),
+        "num_classes_without_negatives": int(np.sum(positives == num_known)),
+        "num_unknown_pairs": int(visible.size - num_known.sum()),
     }
-    finite = {name: value if math.isfinite(value) else None for name, value in summary.items()}
-    return Metrics(ap, auc, f1, precision, recall, positives, {**finite, **counts})
+    return Metrics(
+        ap=ap,
+        auc=auc,
+        f1=f1,
+        precision=precision,
+        recall=recall,
+        best_f1=best,
+        thresholds=thresholds,
+        ece=ece,
+        positives=positives,
+        shared_threshold=shared,
+        bins=bins.sum(0),
+        summary={**finite, **counts},
+    )
 
 
-def ap_and_auc(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Average precision (not interpolated) and area under the ROC curve of one ranking.
-
-    scores: (N,); positive: (N,) bool. NaN where there is no positive (AP) or only one kind (AUC).
-    """
-    num_positives, num_negatives = int(positive.sum()), int((~positive).sum())
-    if num_positives == 0:
-        return NAN, NAN
-    found, above, tied, not_below = positive_thresholds(scores, positive)
-    ap = np.sum(found * above / not_below) / num_positives
-    if num_negatives == 0:
-        return float(ap), NAN
-    negatives_below = num_negatives - (not_below - above)
-    negatives_tied = tied - found
-    # P(s+ > s-) + P(s+ = s-) / 2, summed over the positives at each threshold.
-    auc = np.sum(found * (negatives_below + 0.5 * negatives_tied)) / (num_positives * num_negatives)
-    return float(ap), float(auc)
-
-
-def precision_recall_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision at every score where recall rises, highest score first.
-
-    scores: (N,); positive: (N,) bool with at least one True. The area under the steps is the AP.
-    """
-    _, above, _, not_below = positive_thresholds(scores, positive)
-    return (above / positive.sum())[::-1], (above / not_below)[::-1]
+def measure_classes(
+    scores: np.ndarray, positive: np.ndarray, num_known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """What needs every score of a class: (C,4) of `measure_ranking`, bins (C,3,15), and the sum of losses."""
+    by_class, positive = scores.T.copy(), positive.T.copy()  # the scores are sorted in place
+    of_classes, bins = np.full((len(by_class), 4), NAN), np.zeros((len(by_class), 3, NUM_BINS))
+    losses = 0.0
+    for index, (column, has) in enumerate(zip(by_class, positive, strict=True)):
+        of_positives = column[has]
+        column.sort()
+        ranked = column[len(column) - num_known[index] :]
+        of_classes[index] = measure_ranking(ranked, of_positives)
+        probabilities, of_absent = sigmoid_and_softplus(ranked)
+        bins[index] = bin_sums(probabilities, sigmoid_and_softplus(of_positives)[0])
+        losses += of_absent.sum() - of_positives.sum(dtype=np.float64)
+    return of_classes, bins, float(losses)
 
 
-def positive_thresholds(
-    scores: np.ndarray, positive: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Counts at each distinct score of a positive, in ascending order of score.
-
-    Returns (positives at it, positives at or above it, all at it, all at or above it).
-    """
-    ranked = np.sort(scores)
-    thresholds, below, found = np.unique(np.sort(scores[positive]), return_index=True, return_counts=True)
-    left = np.searchsorted(ranked, thresholds, side="left")
-    right = np.searchsorted(ranked, thresholds, side="right")
-    return found, found.sum() - below, right - left, len(ranked) - left
+def measure_ranking(ranked: np.ndarray, of_positives: np.ndarray) -> tuple[float, float, float, float]:
+    """AP, AUC, best F1 and its threshold of scores in ascending order and of the positives among them."""
+    steps = find_steps(ranked, of_positives)
+    _, found, above, tied, not_below = steps
+    auc = roc_area(found, above, tied, not_below, len(ranked) - len(of_positives))
+    return (
+        float(average_precision(found, above, not_below)),
+        float(auc),
+        *pick_threshold(ranked, steps),
+    )
 
 
-def d_prime(mean_auc: float) -> float:
-    """Sensitivity index of an AUC: the distance of two unit normals that overlap as much."""
-    if math.isnan(mean_auc):
-        return NAN
-    if mean_auc in (0.0, 1.0):
-        return math.copysign(math.inf, mean_auc - 0.5)
-    return math.sqrt(2) * NormalDist().inv_cdf(mean_auc)
+def f1_counts(
+    predicted: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, guesses and positives of each class, from predictions (N,C) and the places of the positives."""
+    num_classes = predicted.shape[1]
+    hits = np.bincount(columns[predicted[rows, columns]], minlength=num_classes)
+    return hits, np.count_nonzero(predicted, axis=0), np.bincount(columns, minlength=num_classes)
 
 
 def precision_recall_f1(hits, guesses, positives) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,53 +202,45 @@ def precision_recall_f1(hits, guesses, positives) -> tuple[np.ndarray, np.ndarra
     return precision, recall, np.where(positives > 0, f1, NAN)
 
 
-def mean_bce(logits: np.ndarray, positive: np.ndarray) -> float:
-    """Mean binary cross-entropy of logits (N,C), stable for large ones, in nats.
+def roc_area_of_predictions(
+    hits: np.ndarray, guesses: np.ndarray, positives: np.ndarray, num_known: np.ndarray
+) -> float:
+    """Area under the ROC curve of 0/1 predictions, all pairs as one: the mean of recall and specificity."""
+    total, negatives = positives.sum(), (num_known - positives).sum()
+    if not total or not negatives:
+        return NAN
+    return float(hits.sum() / total + 1 - (guesses - hits).sum() / negatives) / 2
 
-    Summed in float64 over a few hundred rows at a time, so that memory stays small.
+
+def accuracies(scores: np.ndarray, positive: np.ndarray, known: np.ndarray | None) -> dict[str, float]:
+    """What is right or wrong of a clip as a whole; clips of which nothing is known are left out."""
+    correct, labelled, counted = judge_clips(scores, positive, known)
+    return {
+        "accuracy": mean(correct["accuracy"][counted]),
+        "top1_in_labels": mean(correct["top1_in_labels"][labelled]),
+        "exact_match": mean(correct["exact_match"][counted]),
+    }
+
+
+def judge_clips(
+    scores: np.ndarray, positive: np.ndarray, known: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """By metric which clips are right, (N,) bool each; which have labels; of which anything is known.
+
+    For `accuracy` the first label of a clip without any is the first class, as the argmax of its zeros is
+    in the tables of the papers.
     """
-    total = 0.0
-    for start in range(0, len(logits), LOSS_ROWS):
-        rows = logits[start : start + LOSS_ROWS].astype(np.float64)
-        total += np.sum(np.maximum(rows, 0.0) + np.log1p(np.exp(-np.abs(rows))))
-        total -= np.sum(rows[positive[start : start + LOSS_ROWS]])
-    return float(total / logits.size)
+    top = scores.argmax(1)
+    correct = {
+        "accuracy": top == positive.argmax(1),
+        "top1_in_labels": positive[np.arange(len(top)), top],
+        "exact_match": ((scores > 0) == positive).all(1),
+    }
+    counted = np.ones(len(top), bool) if known is None else known.any(1)
+    return correct, positive.any(1), counted
 
 
 def mean(values: np.ndarray) -> float:
     """Mean of the values that are not NaN; NaN when there is none."""
-    kept = values[~np.isnan(values)]
+    kept = values[~np.isnan(values)] if values.dtype.kind == "f" else values
     return float(kept.mean()) if kept.size else NAN
-
-
-def check(logits: np.ndarray, labels: np.ndarray, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Logits as floats and labels as bool, or a DataError that names what does not fit."""
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    if logits.ndim != 2 or logits.shape != labels.shape or 0 in logits.shape:
-        raise DataError(
-            f"metrics need scores and labels of the same shape (clips, classes), at least one of each; "
-            f"found scores {logits.shape} and labels {labels.shape}"
-        )
-    if logits.dtype not in (np.float32, np.float64):
-        logits = logits.astype(np.float32)
-    bad = ~np.isfinite(logits).all(1)
-    if bad.any():
-        raise DataError(
-            f"scores of {bad.sum()} of {len(bad)} clips are not finite: {name_clips(bad, ids)}; "
-            "look at these clips, or evaluate another checkpoint"
-        )
-    positive = labels.astype(bool)
-    bad = (positive != labels).any(1)
-    if bad.any():
-        raise DataError(
-            f"labels of {bad.sum()} of {len(bad)} clips are not 0 or 1: {name_clips(bad, ids)}; "
-            "ranking metrics need hard labels, not mixed or smoothed ones"
-        )
-    return logits, positive
-
-
-def name_clips(bad: np.ndarray, ids: Sequence[str] | None, most: int = 5) -> str:
-    """The first few clips of a mask, by id where ids are known, else by row."""
-    rows = np.flatnonzero(bad)
-    names = [ids[row] if ids is not None else f"row {row}" for row in rows[:most]]
-    return ", ".join(names) + (", ..." if len(rows) > most else "")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audiotag.evaluation.curves import Curve
-from audiotag.evaluation.metrics import precision_recall_curve
-from audiotag.evaluation.results import ClassResult
+from audiotag.evaluation.perclass import ClassResult
+from audiotag.evaluation.ranking import precision_recall_curve
 from audiotag.evaluation.scores import Scores
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ MOST_BARS = 60
 EXTREMES = 15
 NAME_LENGTH = 34
 CURVE_POINTS = 2000
+BESIDE_BARS = "AP  (beside it: positive clips; probability of the best F1)"
 
 
 def plot_training(curves: dict[str, Curve], path: Path) -> None:
@@ -80,7 +81,7 @@ def plot_per_class(classes: Sequence[ClassResult], mean_ap: float | None, path: 
         figure = new_figure(8.5, 1.4 + 0.27 * max(len(ranked), 4))
         axes = figure.subplots()
         draw_bars(axes, ranked, mean_ap)
-        style(axes, "Average precision per class", "AP  (number of positive clips beside it)", "", grid="x")
+        style(axes, "Average precision per class", BESIDE_BARS, "", grid="x")
         save(figure, path)
         return
 
@@ -119,7 +120,7 @@ def plot_per_class(classes: Sequence[ClassResult], mean_ap: float | None, path: 
         (bottom, f"Worst {EXTREMES} classes", ranked[-EXTREMES:]),
     ):
         draw_bars(axes, some, None)
-        style(axes, title, "AP  (number of positive clips beside it)", "", grid="x")
+        style(axes, title, BESIDE_BARS, "", grid="x")
     save(figure, path)
 
 
@@ -135,16 +136,22 @@ def plot_precision_recall(scores: Scores, classes: Sequence[ClassResult], path: 
     )
     for position, colour in zip(picked, CLASS_COLOURS, strict=False):
         one = ranked[position]
-        curve = precision_recall_curve(scores.logits[:, one.index], scores.labels[:, one.index] > 0)
+        curve = known_curve(scores.logits[:, one.index], scores.labels[:, one.index])
         draw_steps(axes, *curve, colour, 1.5, short(one.name))
     if ranked:
-        curve = precision_recall_curve(scores.logits.ravel(), scores.labels.ravel() > 0)
+        curve = known_curve(scores.logits.ravel(), scores.labels.ravel())
         draw_steps(axes, *curve, INK, 2.6, "all clips and classes (micro)")
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(0.0, 1.02)
     if ranked:
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
     save(figure, path)
+
+
+def known_curve(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision over the pairs (M,) whose label is known."""
+    known = ~np.isnan(labels)
+    return precision_recall_curve(logits[known], labels[known] > 0)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -215,11 +222,13 @@ def draw_bars(axes: Axes, classes: Sequence[ClassResult], mean_ap: float | None)
     axes.barh(rows, [one.ap for one in classes], color=BLUE, height=0.72)
     axes.set_yticks(rows, [short(one.name) for one in classes])
     axes.set_ylim(len(classes) - 0.4, -0.6)
-    axes.set_xlim(0.0, 1.18)
+    axes.set_xlim(0.0, 1.26)
     axes.set_xticks(np.linspace(0.0, 1.0, 6))
     plate = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
     for row, one in zip(rows, classes, strict=True):
         text = f"{one.ap:.3f}  ({one.positives:,})"
+        if one.threshold == one.threshold:
+            text = f"{text[:-1]}; {one.threshold:.2f})"
         axes.text(one.ap + 0.012, row, text, va="center", fontsize=8.5, color=GREY, bbox=plate)
     if mean_ap is not None:
         axes.axvline(mean_ap, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))

@@ -12,11 +12,12 @@ import yaml
 
 from audiotag.atomic import atomic_write
 from audiotag.errors import AudiotagError, ConfigError, DataError
-from audiotag.evaluation.coverage import coverage_of, coverage_share, data_section, skipped_text
+from audiotag.evaluation.coverage import coverage_share, data_section
 from audiotag.evaluation.curves import Curve, read_curves
-from audiotag.evaluation.plots import plot_per_class, plot_precision_recall, plot_training
-from audiotag.evaluation.results import ClassResult, Evaluation, read_evaluation
-from audiotag.evaluation.tables import Table, number, share
+from audiotag.evaluation.evaluationsection import evaluation_section
+from audiotag.evaluation.plots import plot_training
+from audiotag.evaluation.results import Evaluation, read_evaluation
+from audiotag.evaluation.tables import Table, interval, number
 
 # Column of the results table: key of the metrics.
 RESULT_COLUMNS = {
@@ -28,8 +29,6 @@ RESULT_COLUMNS = {
     "accuracy": "accuracy",
     "loss": "loss",
 }
-ALL_CLASSES_UP_TO = 30
-EXTREMES = 10
 COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
@@ -46,6 +45,7 @@ def write_report(exp_dir: Path, evaluations: Sequence[Evaluation], *, title: str
         environment_section(evaluations),
         f"## {exp_dir.resolve().name}" + (f": {title}" if title else ""),
         results_table(evaluations).markdown(),
+        intervals_section(evaluations),
         means_note(evaluations),
         data_section(evaluations[0].info.get("coverage") or {}),
         training_section(curves, config, exp_dir),
@@ -106,6 +106,22 @@ def results_table(evaluations: Sequence[Evaluation]) -> Table:
             ]
         )
     return table
+
+
+def intervals_section(evaluations: Sequence[Evaluation]) -> str:
+    """A table of the confidence intervals of the results table, and how they were found."""
+    resampled = [evaluation for evaluation in evaluations if evaluation.intervals]
+    if not resampled:
+        return ""
+    table = Table(["split", "weights", *RESULT_COLUMNS], [], frozenset(RESULT_COLUMNS))
+    for evaluation in resampled:
+        cells = [interval(evaluation.intervals.get(key)) for key in RESULT_COLUMNS.values()]
+        table.rows.append([evaluation.split, evaluation.weights, *cells])
+    times = " or ".join(f"{count:,}" for count in sorted({one.resamplings for one in resampled}))
+    return (
+        f"95 % confidence intervals over the choice of clips, from {times} resamplings of the clips "
+        f"(percentiles, moved so that their mean is the measured value):\n\n{table.markdown()}"
+    )
 
 
 def means_note(evaluations: Sequence[Evaluation]) -> str:
@@ -172,56 +188,6 @@ def training_section(curves: Mapping[str, Curve], config: Mapping[str, Any], exp
     plot_training(dict(curves), exp_dir / "training.png")
     parts.append("![Loss, validation mAP and learning rate over the updates](training.png)")
     return "\n\n".join(parts)
-
-
-def evaluation_section(evaluation: Evaluation, exp_dir: Path) -> str:
-    """One evaluation in full: checkpoints, command, coverage, classes and pictures."""
-    name, metrics, info = evaluation.folder.name, evaluation.metrics, evaluation.info
-    parts = [f"### {evaluation.split}: {evaluation.weights}"]
-    lines = [f"- folder: [`{name}`]({name}) (scores.npz, metrics.json, per_class.csv)"]
-    if info.get("checkpoints"):
-        lines.append("- checkpoints: " + ", ".join(f"`{Path(path).name}`" for path in info["checkpoints"]))
-    present = coverage_of(evaluation)
-    if present:
-        lines.append(
-            f"- coverage: {share(present['present'], present['listed'])} listed clips present, "
-            f"skipped: {skipped_text(present) or 'none'}"
-        )
-    missing = evaluation.classes_without_positives
-    lines.append(
-        f"- classes without positive clips: {len(missing)}" + (f" ({', '.join(missing)})" if missing else "")
-    )
-    more = ("mAP_micro", "precision_micro", "recall_micro", "top1_in_labels", "exact_match")
-    lines.append("- also: " + ", ".join(f"{key} {number(metrics[key])}" for key in more))
-    parts.append("\n".join(lines))
-    command = (info.get("provenance") or {}).get("command")
-    if command:
-        parts.append(f"Evaluated with\n\n```\n{command}\n```")
-
-    parts.append(class_tables(evaluation.classes))
-    bars, curves = f"{name}_per_class_ap.png", f"{name}_precision_recall.png"
-    plot_per_class(evaluation.classes, metrics["mAP"], exp_dir / bars)
-    plot_precision_recall(evaluation.scores(), evaluation.classes, exp_dir / curves)
-    parts.append(f"![Average precision per class]({bars})")
-    parts.append(f"![Precision-recall curves]({curves})")
-    return "\n\n".join(parts)
-
-
-def class_tables(classes: Sequence[ClassResult]) -> str:
-    """All classes by AP, or the best and the worst of many."""
-    ranked = sorted((one for one in classes if one.positives), key=lambda one: (-one.ap, one.index))
-    if len(ranked) <= ALL_CLASSES_UP_TO:
-        return class_table(ranked).markdown()
-    best, worst = class_table(ranked[:EXTREMES]), class_table(ranked[: -EXTREMES - 1 : -1])
-    return f"Best classes:\n\n{best.markdown()}\n\nWorst classes:\n\n{worst.markdown()}"
-
-
-def class_table(classes: Sequence[ClassResult]) -> Table:
-    """A line per class."""
-    rows = [
-        [one.name, number(one.positives), number(one.ap), number(one.auc), number(one.f1)] for one in classes
-    ]
-    return Table(["class", "positives", "AP", "AUC", "F1"], rows, frozenset({"positives", "AP", "AUC", "F1"}))
 
 
 def plain(value: Any) -> str:

@@ -1,46 +1,40 @@
-"""The folder of one evaluation: scores.npz, per_class.csv and metrics.json, written and read here."""
+"""The folder of one evaluation: scores.npz, per_class.csv, thresholds.json and metrics.json."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from audiotag.atomic import atomic_write
+from audiotag.data.stagefiles import parse_object
 from audiotag.errors import DataError
+from audiotag.evaluation.calibration import NUM_BINS
 from audiotag.evaluation.metrics import Metrics, compute_metrics
+from audiotag.evaluation.perclass import ClassResult, read_per_class, write_per_class
 from audiotag.evaluation.scores import Scores
+from audiotag.evaluation.thresholds import Thresholds, read_thresholds, write_thresholds
 from audiotag.labels import LabelTable
 
-COLUMNS = ("index", "mid", "name", "positives", "AP", "AUC", "F1")
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """One line of per_class.csv; metrics that do not exist for the class are NaN."""
-
-    index: int
-    mid: str
-    name: str
-    positives: int
-    ap: float
-    auc: float
-    f1: float
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation folder as read back.
 
-    metrics: the summary of `compute_metrics`. info: what the evaluating command knew. A report looks for
-    `split`, `weights` (in words), `checkpoints` (file names), `selected_on` (the split whose metric chose
-    the epoch), `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the
-    command).
+    metrics: the summary of `compute_metrics`. intervals: [low, high] of those metrics that were resampled
+    `resamplings` times. bins: (3,15) of `Metrics.bins`; None in folders of earlier versions. info: what
+    the evaluating command knew. A report looks for `split`, `weights`, `weights_in_words`, `checkpoints`
+    (file names), `sha256` (their digests by name), `selected_on` (the split whose metric chose the epoch),
+    `precision`, `device`, `batch_size`, `windows`, `coverage` (as `read_coverage` gives it) and
+    `provenance` (texts by name, among them the command).
     """
 
     folder: Path
@@ -48,6 +42,9 @@ class Evaluation:
     classes_without_positives: list[str]
     zero_without_positives: bool
     info: dict[str, Any]
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    resamplings: int = 0
+    bins: np.ndarray | None = None
 
     @property
     def split(self) -> str:
@@ -81,21 +78,31 @@ def write_evaluation(
     *,
     info: Mapping[str, Any],
     zero_without_positives: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> Metrics:
     """Compute the metrics of the scores and write the evaluation folder; metrics.json comes last.
 
     info: anything that JSON can hold (paths become text); see `Evaluation` for what reports look for.
+    bootstrap: resamplings for the confidence intervals, drawn from the seed; 0 computes none.
+
+    Where the same weights were evaluated on valid before, their thresholds are used on this split too.
     """
     folder = Path(folder)
     if len(labels) != scores.logits.shape[1]:
         raise DataError(
             f"{folder}: {len(labels)} labels, but the scores have {scores.logits.shape[1]} classes"
         )
-    metrics = compute_metrics(
-        scores.logits, scores.labels, ids=scores.ids, zero_without_positives=zero_without_positives
-    )
+    options = {
+        "zero_without_positives": zero_without_positives,
+        "tuned": thresholds_of_valid(folder, labels, info),
+    }
+    metrics = compute_metrics(scores.logits, scores.labels, ids=scores.ids, **options)
     content = {
         "metrics": metrics.summary,
+        "intervals": find_intervals(scores, metrics, bootstrap, seed, options),
+        "resamplings": bootstrap,
+        "calibration": metrics.bins.tolist(),
         "classes_without_positives": [labels[index].name for index in metrics.classes_without_positives],
         "zero_without_positives": zero_without_positives,
         "info": dict(info),
@@ -106,9 +113,48 @@ def write_evaluation(
     (folder / "metrics.json").unlink(missing_ok=True)
     scores.save(folder / "scores.npz")
     write_per_class(folder / "per_class.csv", metrics, labels)
+    thresholds = metrics.tuned_thresholds(clips_of(str(info.get("split")), info))
+    write_thresholds(folder / "thresholds.json", thresholds, labels, metrics.positives, len(scores.ids))
     with atomic_write(folder / "metrics.json") as file:
         file.write(text + "\n")
     return metrics
+
+
+def find_intervals(
+    scores: Scores, metrics: Metrics, resamplings: int, seed: int, options: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """The confidence intervals of the metrics; none without resamplings."""
+    if not resamplings:
+        return {}
+    # scipy is imported only where intervals are asked for.
+    from audiotag.evaluation.bootstrap import intervals, resample
+    from audiotag.evaluation.resampling import Resampled
+
+    system = Resampled(scores.logits, scores.labels, **options)
+    [draws] = resample([system], len(scores.ids), resamplings, seed=seed)
+    return intervals(draws, metrics.summary)
+
+
+def clips_of(split: str, info: Mapping[str, Any]) -> str:
+    """The split whose clips a split has: itself, or the one that it is in this recipe."""
+    return str((info.get("coverage") or {}).get(split, {}).get("same_as", split))
+
+
+def thresholds_of_valid(folder: Path, labels: LabelTable, info: Mapping[str, Any]) -> Thresholds | None:
+    """The thresholds that the same weights gave on a valid split of other clips; None without one."""
+    split = info.get("split")
+    beside = folder.with_name(folder.name.replace(f"eval_{split}_", "eval_valid_", 1))
+    if beside == folder or clips_of("valid", info) == split or not (beside / "metrics.json").exists():
+        return None
+    try:
+        known = read_evaluation(beside).info
+        if any(known.get(key) != info.get(key) for key in ("checkpoints", "sha256")):
+            logger.info("%s is of other weights: its thresholds are not used for %s", beside, folder)
+            return None
+        return read_thresholds(beside / "thresholds.json", labels)
+    except DataError as error:
+        logger.warning("no thresholds tuned on valid for %s: %s", folder, error)
+        return None
 
 
 def read_evaluation(folder: Path | str) -> Evaluation:
@@ -116,48 +162,38 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     folder = Path(folder)
     path = folder / "metrics.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_object(path.read_bytes())
         return Evaluation(
             folder=folder,
-            metrics=dict(content["metrics"]),
+            metrics={name: number_or_none(value) for name, value in content["metrics"].items()},
             classes_without_positives=list(content["classes_without_positives"]),
             zero_without_positives=bool(content["zero_without_positives"]),
             info=dict(content["info"]),
+            intervals={name: interval(pair) for name, pair in content.get("intervals", {}).items()},
+            resamplings=int(content.get("resamplings", 0)),
+            bins=read_bins(content.get("calibration")),
         )
     except FileNotFoundError:
         raise DataError(f"no evaluation in {folder}: metrics.json is missing; run stage 6") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not the metrics of an evaluation, or damaged ({error!r}); run stage 6 again"
         ) from None
 
 
-def write_per_class(path: Path, metrics: Metrics, labels: LabelTable) -> None:
-    """One line per class in the order of the indices; a metric that does not exist is left empty."""
-    with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for label, positives, *values in zip(
-            labels, metrics.positives, metrics.ap, metrics.auc, metrics.f1, strict=True
-        ):
-            shown = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-            writer.writerow([label.index, label.mid, label.name, positives, *shown])
+def number_or_none(value: Any) -> float | int | None:
+    """A value of the summary; ValueError for what is none."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"expected a number or null, found {value!r}")
+    return value
 
 
-def read_per_class(path: Path) -> list[ClassResult]:
-    """The lines of a per_class.csv."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != COLUMNS:
-                raise ValueError(f"the first line must be {','.join(COLUMNS)}")
-            return [
-                ClassResult(
-                    int(index), mid, name, int(positives), *(float(value or "nan") for value in values)
-                )
-                for index, mid, name, positives, *values in reader
-            ]
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; run stage 6 again") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a table of classes ({error}); run stage 6 again") from None
+def interval(pair: Any) -> list[float]:
+    """The two bounds of an interval."""
+    low, high = pair
+    return [float(low), float(high)]
+
+
+def read_bins(rows: Any) -> np.ndarray | None:
+    """The bins of the calibration, where there are some."""
+    return None if rows is None else np.array(rows, dtype=np.float64).reshape(3, NUM_BINS)

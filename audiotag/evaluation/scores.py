@@ -13,14 +13,16 @@ from audiotag.atomic import atomic_write
 from audiotag.errors import DataError
 
 ARRAYS = ("ids", "logits", "labels")
+UNKNOWN = 255  # in the file's uint8 labels: it is not known whether the clip has the class
 
 
 @dataclass
 class Scores:
     """Logits and labels of N clips and C classes, row by row with the clips' ids.
 
-    ids: N distinct clip ids; logits: (N,C), kept as float32; labels: (N,C), kept as uint8 where they are
-    all 0 or 1, else as float32.
+    ids: N distinct clip ids; logits: (N,C), kept as float32; labels: (N,C), NaN where it is not known
+    whether the clip has the class; kept as uint8 where they are all 0 or 1, else as float32. The file has
+    uint8 also where some are unknown.
     """
 
     ids: list[str]
@@ -44,7 +46,9 @@ class Scores:
     def save(self, path: Path | str) -> None:
         """Write the npz file, whole or not at all."""
         with atomic_write(path, "wb") as file:
-            np.savez(file, ids=np.array(self.ids, dtype=np.str_), logits=self.logits, labels=self.labels)
+            np.savez(
+                file, ids=np.array(self.ids, dtype=np.str_), logits=self.logits, labels=packed(self.labels)
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> Scores:
@@ -56,7 +60,7 @@ class Scores:
                 if missing:
                     raise DataError(f"it has no array '{missing[0]}', only {', '.join(archive) or 'none'}")
                 arrays = {name: archive[name] for name in ARRAYS}
-            return cls(arrays["ids"].tolist(), arrays["logits"], arrays["labels"])
+            return cls(arrays["ids"].tolist(), arrays["logits"], unpacked(arrays["labels"]))
         except FileNotFoundError:
             raise DataError(f"score file not found: {path}; stage 6 makes it") from None
         except DataError as error:
@@ -70,6 +74,22 @@ def compact(labels: np.ndarray) -> np.ndarray:
     """Labels as uint8 when that loses nothing, else as float32."""
     hard = labels.astype(bool)
     return hard.astype(np.uint8) if np.array_equal(hard, labels) else labels.astype(np.float32)
+
+
+def packed(labels: np.ndarray) -> np.ndarray:
+    """Labels for the file: unknown ones as 255 in uint8 when all others are 0 or 1."""
+    unknown = np.isnan(labels)
+    if not unknown.any():
+        return labels
+    known = compact(np.where(unknown, 0, labels))
+    return np.where(unknown, np.uint8(UNKNOWN), known) if known.dtype == np.uint8 else labels
+
+
+def unpacked(labels: np.ndarray) -> np.ndarray:
+    """The inverse of `packed`."""
+    if labels.dtype != np.uint8 or not (unknown := labels == UNKNOWN).any():
+        return labels
+    return np.where(unknown, np.float32(np.nan), labels.astype(np.float32))
 
 
 def first_repeated(ids: list[str]) -> str:

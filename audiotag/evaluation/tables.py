@@ -48,6 +48,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
+def interval(bounds: Sequence[float] | None, digits: int = 4) -> str:
+    """The bounds of an interval; a dash where there is none."""
+    return " to ".join(number(bound, digits) for bound in bounds) if bounds else "-"
+
+
 def percent(part: int, whole: int) -> str:
     """Part of whole as a percentage, rounded down so that 100.0 % means all."""
     return f"{1000 * part // whole / 10:.1f} %" if whole else "-"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 
 from audiotag.atomic import atomic_write
 from audiotag.configfile import validate
+from audiotag.data.stagefiles import parse_object
 from audiotag.errors import CheckpointError, ConfigError, DataError
 from audiotag.labels import LabelTable
 from audiotag.tagger import Tagger, build_tagger
@@ -79,12 +80,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     """config.json of an exported folder."""
     path = folder / "config.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = parse_object(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not an exported model: it has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: damaged ({error})") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+    if description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an audiotag model; import_checkpoint reads other formats")
     if description.get("version") != VERSION:
         raise CheckpointError(f"{path}: version {description.get('version')}, this audiotag reads {VERSION}")

@@ -1,4 +1,4 @@
-"""Optimisers from a config section, with weight decay only where it belongs."""
+"""Optimisers from a config section, over parameter groups with rates and decay of their own."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
-# Parameters with these words in their names are learned positions and tokens: no decay, whatever their shape.
-NO_DECAY_WORDS = ("pos_embed", "token")
+from audiotag.optim.groups import parameter_groups
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+FUSED_ON = ("cpu", "cuda")
+GROUP_KEYS = ("lr", "weight_decay", "head_lr_factor", "layer_decay", "decay_all")
 
 
-def build_optimizer(section: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that a config section describes, over the model's trainable parameters."""
+def build_optimizer(section: dict[str, Any], tagger: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that a config section describes, over all parameters of a model on its device.
+
+    Parameters that are frozen have no gradient, and so neither change nor decay nor have a state. The groups'
+    `lr` are base rates, which a schedule multiplies.
+    """
     settings = dict(section)
-    name = settings.pop("name")
-    settings["betas"] = tuple(settings["betas"])
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    if name == "adam":
-        return torch.optim.Adam(parameters, fused=fused, **settings)
-    return torch.optim.AdamW(decay_groups(model, settings.pop("weight_decay")), fused=fused, **settings)
-
-
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels with decay; norms, biases, tokens and positions without."""
-    decayed, plain = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            without = parameter.ndim < 2 or any(word in name for word in NO_DECAY_WORDS)
-            (plain if without else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    optimizer_class = OPTIMIZERS[settings.pop("name")]
+    groups = parameter_groups(tagger, **{key: settings.pop(key) for key in GROUP_KEYS})
+    if "betas" in settings:
+        settings["betas"] = tuple(settings["betas"])
+    if section["name"] != "sgd":
+        # One kernel for all tensors of a group; that of SGD fails once frozen ones among them are trained.
+        settings["fused"] = all(parameter.device.type in FUSED_ON for parameter in tagger.parameters())
+    return optimizer_class(groups, **settings)

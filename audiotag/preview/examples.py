@@ -43,7 +43,8 @@ def make_examples(
     """
     labels = read_labels(data_dir)
     config = fill_in_statistics(config, data_dir)
-    features = config.features
+    features, one_by_one = config.features, {"batch_size": 1, "max_duration_s": None}
+    config = config.model_copy(update={"data": config.data.model_copy(update=one_by_one)})
     manifest = open_split(data_dir, "train", preset=features.preset, storage=features.storage)
     _, dataset = training_set(
         config, manifest, data_dir, labels, World(rank=0, local_rank=0, size=1, device=CPU)
@@ -134,5 +135,6 @@ def augmented(
 
 
 def named(targets: torch.Tensor, labels: LabelTable) -> list[tuple[str, float]]:
-    """Names and weights of the classes of a clip."""
-    return [(labels[index].name, float(targets[index])) for index in targets.nonzero().flatten().tolist()]
+    """Names and weights of the classes of a clip, without those that are unknown."""
+    positive = (targets > 0).nonzero().flatten().tolist()
+    return [(labels[index].name, float(targets[index])) for index in positive]

@@ -1,79 +1,143 @@
-"""Which weights to evaluate or export: an epoch's, the best epoch's, or the mean of several epochs."""
+"""Which weights to evaluate, export or average: one checkpoint's, or the mean of several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from audiotag.errors import CheckpointError
-from audiotag.training.checkpoint import epoch_path, list_epochs, load_checkpoint
+from audiotag.commandline import positive
+from audiotag.configevaluation import WeightChoice
+from audiotag.provenance import collect_provenance
+from audiotag.training.weightchoice import choose_files, shown_name
+from audiotag.training.weightmeans import mean_between, mean_of_files
+
+CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class ChosenWeights:
-    """Weights and where they come from; `checkpoint` is the last of the files, for everything else."""
+    """Weights and where they come from.
+
+    Args:
+        name: short, and good for names of folders: epoch5-avg3, best-k3-ema.
+        weights: a whole state dict of the tagger.
+        checkpoint: the rest of the last file, without its weights and the state of the optimiser.
+        files: names in the experiment folder, or paths of others; the checkpoint is of the last.
+        sha256: digest of each of the files.
+        by_validation: whether a validation metric chose the files.
+    """
 
     name: str
     weights: dict[str, torch.Tensor]
     checkpoint: dict[str, Any]
     files: list[str]
+    sha256: dict[str, str]
+    by_validation: bool
 
 
-def choose_weights(
-    exp_dir: Path, *, best: bool = False, epoch: int | None = None, avg: int = 1
-) -> ChosenWeights:
-    """The mean weights of `avg` epochs that end at the best, the given or the last epoch."""
-    epochs = list_epochs(exp_dir)
-    if not epochs:
-        raise CheckpointError(f"{exp_dir} holds no epoch-<n>.pt; stage 5 makes them (./run.sh --stage 5)")
-    last = epoch or epochs[-1]
-    if best:
-        last = best_epoch(exp_dir, epochs[-1])
-    if avg > last:
-        raise CheckpointError(f"epoch {last} cannot end an average of {avg} epochs: choose a smaller --avg")
-    wanted = list(range(last - avg + 1, last + 1))
-    missing = [number for number in wanted if number not in epochs]
-    if missing:
-        raise CheckpointError(
-            f"{exp_dir} has no checkpoint of epoch {missing[0]}, which "
-            f"{'the average' if avg > 1 else 'the evaluation'} needs; "
-            f"there are {', '.join(map(str, epochs))} (training.keep_last decides how many are kept)"
-        )
-    paths = [epoch_path(exp_dir, number) for number in wanted]
-    # The last is kept whole; of the others only the weights are wanted, one file in memory at a time.
-    checkpoint = load_checkpoint(paths[-1])
-    weights = checkpoint["model"] if avg == 1 else mean_weights(paths)
-    name = f"{'best' if best else 'epoch'}{last}" + (f"-avg{avg}" if avg > 1 else "")
-    return ChosenWeights(name, weights, checkpoint, [path.name for path in paths])
+def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
+    """The weights of a run's checkpoints that are asked for, averaged where several are."""
+    chosen = choose_files(exp_dir, choice)
+    if choice.between:
+        weights, state = mean_between(*chosen.paths)
+    else:
+        weights, state = mean_of_files(chosen.paths, choice.weights)
+    files = {shown_name(path, exp_dir): digest(path) for path in chosen.paths}
+    heavy = ("model", "averages", "optimizer", "scaler")
+    return ChosenWeights(
+        name=chosen.name,
+        weights=weights,
+        checkpoint={key: value for key, value in state.items() if key not in heavy},
+        files=list(files),
+        sha256=files,
+        # An averaged file remembers how its own files were chosen.
+        by_validation=chosen.by_validation or state.get("averaged", {}).get("by_validation", False),
+    )
 
 
-def best_epoch(exp_dir: Path, last_epoch: int) -> int:
-    """The best epoch by the validation metric, as the last checkpoint knows it."""
-    best = load_checkpoint(epoch_path(exp_dir, last_epoch))["best"]
-    if best is None:
-        raise CheckpointError(
-            f"{exp_dir}: no best epoch is known, since training had no valid split (corpus.valid_share)"
-        )
-    return int(best["epoch"])
-
-
-def mean_weights(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The arithmetic mean of the files' weights, summed in float64; integers are taken from the last."""
-    total: dict[str, torch.Tensor] = {}
-    weights: dict[str, torch.Tensor] = {}
-    for path in paths:
-        weights = load_checkpoint(path)["model"]
-        if total and set(total) != {name for name, tensor in weights.items() if tensor.is_floating_point()}:
-            raise CheckpointError(f"{path}: its weights have other names than those of {paths[0].name}")
-        for name, tensor in weights.items():
-            if tensor.is_floating_point():
-                value = tensor.double()
-                total[name] = total[name] + value if name in total else value
+def averaged_checkpoint(chosen: ChosenWeights) -> dict[str, Any]:
+    """A checkpoint of the chosen weights, to be saved: readable as any other, without what training needs."""
+    rest = {key: value for key, value in chosen.checkpoint.items() if key not in ("format", "version")}
     return {
-        name: (total[name] / len(paths)).to(tensor.dtype) if name in total else tensor
-        for name, tensor in weights.items()
+        **rest,
+        "model": chosen.weights,
+        "averages": {},
+        "optimizer": {},
+        "scaler": {},
+        "averaged": {
+            "name": chosen.name,
+            "files": chosen.files,
+            "sha256": chosen.sha256,
+            "by_validation": chosen.by_validation,
+            "provenance": collect_provenance(),
+        },
     }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            value.update(chunk)
+    return value.hexdigest()
+
+
+def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that overrule which weights the `evaluation` section chooses."""
+    group = parser.add_argument_group("which weights", "in place of those that the config chooses")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--epoch", type=positive, metavar="N", help="of this epoch")
+    which.add_argument("--best", action="store_true", help="of the best checkpoint by the validation metric")
+    which.add_argument(
+        "--best-k", type=positive, metavar="K", help="the mean of the K best by the validation metric"
+    )
+    which.add_argument(
+        "--checkpoints",
+        nargs="+",
+        metavar="FILE",
+        help="the mean of these, by name in the run's folder or path",
+    )
+    which.add_argument(
+        "--between",
+        nargs=2,
+        metavar=("START", "END"),
+        help="the mean over all updates between two checkpoints, from their running averages",
+    )
+    group.add_argument(
+        "--avg", type=positive, metavar="N", help="the mean of N epochs that end at the chosen one"
+    )
+    group.add_argument(
+        "--weights",
+        choices=["model", "ema", "running_average", "swa"],
+        help="the trained weights, or an average of them that training kept",
+    )
+
+
+def weight_overrides(args: argparse.Namespace) -> list[str]:
+    """What the options of `add_weight_arguments` overrule, in the form of `--set`.
+
+    Choices of the config that exclude an option are taken back with it.
+    """
+    given: dict[str, Any] = {}
+    none = {"best": False, "epoch": None, "best_k": None, "checkpoints": None, "between": None}
+    if args.epoch or args.best:
+        given = {**none, "epoch": args.epoch, "best": args.best}
+    elif args.best_k or args.checkpoints or args.between:
+        several = {"best_k": args.best_k, "checkpoints": args.checkpoints, "between": args.between}
+        given = {**none, **several, "avg": 1}
+    elif args.avg:
+        given = dict.fromkeys(("best_k", "checkpoints", "between"))
+    if args.between:
+        given["weights"] = "model"
+    if args.avg:
+        given["avg"] = args.avg
+    if args.weights:
+        given["weights"] = args.weights
+    return [f"evaluation.{key}={json.dumps(value)}" for key, value in given.items()]

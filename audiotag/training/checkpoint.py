@@ -3,25 +3,34 @@
 A checkpoint is a dictionary of plain values and tensors with these keys:
     format, version   what this is
     model             weights of the tagger
+    averages          averages of the weights by kind (ema, running_average, swa), in float64
     optimizer         state of the optimiser
     scaler            state of the fp16 loss scaler (empty without fp16)
-    position          {"epoch", "batch", "step", "world_size"}: epochs finished, batches done in the next
-                      (0, since checkpoints are written between epochs), updates done, by how many processes
-    best              {"epoch", "metric", "value"} so far, or None
-    metrics           what validation measured after this epoch
+    position          {"epoch", "batch", "step", "world_size", "validated_step"}: epochs finished,
+                      base batches of the next one done over all processes, updates done, by how many
+                      processes, and at which update validation was last
+    best              {"metric", "value", "epoch", "step", "file"} so far, or None
+    validations       what validation found so far: a list of {"file", "epoch", "step", "value"}
+    meter             by process: sums of the log line that the next updates complete
+    random            by process: what the random state of the next batch derives from
+    metrics           what validation measured at this point, if it did
     config            the resolved configuration
     labels            rows [index, mid, name]
-    coverage          clips present of clips listed, per split
+    coverage          what stage 1 and stage 4 say of the splits: clips present of clips listed, durations,
+                      loudness, feature statistics
     train_data        {"clips", "digest"}: which clips with which labels its own train split has
     mixed_data        the same of all train sets together with data.sources, else None
     provenance        versions, git state, command
-Schedules and random states are functions of the position and the config's seed, so none is stored.
+    averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256",
+                      "by_validation", "provenance"}
+Schedules are functions of the position and the configuration, so they have no state.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +40,12 @@ from audiotag.atomic import atomic_write
 from audiotag.errors import CheckpointError
 
 FORMAT = "audiotag-checkpoint"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 NEEDED = ("model", "optimizer", "scaler", "position", "best", "metrics", "config", "labels")
 
 EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
+STEP_NAME = re.compile(r"step-(\d+)\.pt")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -53,6 +64,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint onto the CPU and check that it is one."""
     path = Path(path)
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint not found: {path}") from None
@@ -72,9 +84,9 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an audiotag checkpoint; import_checkpoint reads other formats")
-    if state.get("version") != VERSION:
+    if state.get("version") not in READABLE:
         raise CheckpointError(
-            f"{path}: checkpoint version {state.get('version')}, this audiotag reads {VERSION}"
+            f"{path}: checkpoint version {state.get('version')}, this audiotag reads up to {VERSION}"
         )
     missing = [key for key in NEEDED if key not in state]
     if missing:
@@ -82,14 +94,37 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     return state
 
 
+def check_archive(path: Path) -> None:
+    """Compare all parts of the file with their checksums, which torch writes but does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"checksum of {damaged}")
+
+
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies."""
+    """Where the checkpoint at the end of an epoch lies."""
     return exp_dir / f"epoch-{epoch}.pt"
+
+
+def step_path(exp_dir: Path, step: int) -> Path:
+    """Where a checkpoint inside an epoch lies, after this many updates."""
+    return exp_dir / f"step-{step}.pt"
 
 
 def list_epochs(exp_dir: Path) -> list[int]:
     """The epochs that have a checkpoint, ascending."""
-    matches = (EPOCH_NAME.fullmatch(path.name) for path in exp_dir.glob("epoch-*.pt"))
+    return list_numbers(exp_dir, EPOCH_NAME)
+
+
+def list_steps(exp_dir: Path) -> list[int]:
+    """The updates after which there is a checkpoint inside an epoch, ascending."""
+    return list_numbers(exp_dir, STEP_NAME)
+
+
+def list_numbers(exp_dir: Path, name: re.Pattern[str]) -> list[int]:
+    """The numbers in the names of a folder's files of one kind, ascending."""
+    matches = (name.fullmatch(path.name) for path in exp_dir.glob("*.pt"))
     return sorted(int(match.group(1)) for match in matches if match)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from audiotag.config import Config, Source
+from audiotag.config import Config, Data, Source
+from audiotag.configevaluation import Evaluation
 from audiotag.corpora.stats import load_sampling_weights, load_stats
 from audiotag.data.batching import BatchPlan
 from audiotag.data.dataset import check_labels
@@ -22,8 +23,9 @@ from audiotag.data.sources import MixedManifest, SourceSet, check_held_out, open
 from audiotag.data.splits import manifest_path, open_split
 from audiotag.data.trainingset import TrainingDataset
 from audiotag.distributed import World
-from audiotag.errors import DataError
-from audiotag.frontend import Frontend
+from audiotag.errors import ConfigError, DataError
+from audiotag.evaluation.windows import Windowing, window_loader
+from audiotag.frontend import SAMPLING_RATE, Frontend
 from audiotag.labels import LabelTable
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ def training_data(
     """
     plan, dataset = training_set(config, manifest, data_dir, labels, world)
     if world.is_main:
-        warn_of_long_clips(plan.durations, "train", model_frontend(config), training=True)
+        durations = read_durations(config, dataset.manifest)
+        warn_of_long_clips(durations, "train", model_frontend(config), training=True)
     logger.info(
         "training on %d clips, %d batches an epoch and process", len(dataset.manifest), plan.num_batches(0)
     )
@@ -74,17 +77,14 @@ def training_set(
 ) -> tuple[BatchPlan, TrainingDataset]:
     """The plan of all epochs, and what makes a batch of the clips that it names; see `training_data`."""
     data, augment = config.data, config.augment
-    clips = mix_sources(config, manifest, data_dir, labels) if data.sources else manifest
-    durations = clips.durations
-    if augment.crop is not None:
-        durations = np.minimum(durations, np.float32(augment.crop.duration_s))
+    clips = training_clips(config, manifest, data_dir, labels)
     plan = BatchPlan(
-        durations,
+        padded_durations(config, clips),
         seed=config.seed,
         world_size=world.size,
         rank=world.rank,
         batch_size=data.batch_size,
-        max_duration_s=data.max_duration_s,
+        max_duration_s=known_limit(data),
         weights=sampling_weights(config, clips, data_dir) if data.sampling == "weighted" else None,
         replacement=data.replacement,
         num_buckets=data.num_buckets,
@@ -101,7 +101,40 @@ def training_set(
         crop_s=augment.crop.duration_s if augment.crop else None,
         noise=noise_mixer(config, data_dir),
         partner_probability=mixup.probability if mixup and mixup.partner == "corpus" else None,
+        length_multiple_s=data.length_multiple_s,
     )
+
+
+def training_clips(
+    config: Config, manifest: IndexedManifest, data_dir: Path, labels: LabelTable
+) -> IndexedManifest | MixedManifest:
+    """All clips that are trained on: the recipe's own, or those of `data.sources`."""
+    return mix_sources(config, manifest, data_dir, labels) if config.data.sources else manifest
+
+
+def read_durations(config: Config, clips: IndexedManifest | MixedManifest) -> np.ndarray:
+    """Seconds (N,) of each clip as it is read: at most those of a crop."""
+    crop = config.augment.crop
+    return clips.durations if crop is None else np.minimum(clips.durations, np.float32(crop.duration_s))
+
+
+def padded_durations(config: Config, clips: IndexedManifest | MixedManifest) -> np.ndarray:
+    """Seconds (N,) that each clip takes in a batch at least, by which batches are filled."""
+    durations, multiple = read_durations(config, clips), config.data.length_multiple_s
+    if multiple is None:
+        return durations
+    # Durations have 32 bits: one that is a multiple may lie above it by a rounding.
+    return (np.ceil(durations / multiple - 1e-5) * multiple).astype(np.float32)
+
+
+def known_limit(data: Data) -> float | None:
+    """`data.max_duration_s` as a number; `auto` is replaced by one when training begins."""
+    if data.max_duration_s == "auto":
+        raise ConfigError(
+            "data.max_duration_s is auto, which only training can turn into seconds: set a number here, such "
+            "as the one in the config.yaml of a run"
+        )
+    return data.max_duration_s
 
 
 def mix_sources(
@@ -115,7 +148,10 @@ def mix_sources(
             check_labels(manifest, len(labels))
             sets.append(SourceSet(data_dir, manifest, np.arange(len(labels), dtype=np.int32)))
             continue
-        other = open_source(Path(source.data_dir), labels, **features)
+        missing_are_unknown = source.missing_classes == "unknown"
+        other = open_source(
+            Path(source.data_dir), labels, **features, missing_are_unknown=missing_are_unknown
+        )
         check_held_out(other, data_dir, **features)
         sets.append(other)
     return MixedManifest(sets)
@@ -163,28 +199,52 @@ def validation_data(
     return lambda: loader
 
 
-def evaluation_loader(config: Config, manifest: IndexedManifest, num_classes: int, world: World) -> Loader:
-    """This process' share of a split, every clip once over all processes; may be iterated over again."""
+def evaluation_loader(
+    config: Config, manifest: IndexedManifest, num_classes: int, world: World, *, loss: str | None = None
+) -> Loader:
+    """This process' share of a split, every clip once over all processes; may be iterated over again.
+
+    Validation while training and stage 6 both take it, so that they measure the same.
+
+    Args:
+        config: the configuration.
+        manifest: the split.
+        num_classes: of the corpus.
+        world: the processes.
+        loss: name of the loss that the model was trained with; None for the configuration's.
+    """
+    if len(manifest) == 0:
+        raise DataError(f"{manifest.paths[0]} has no clips to score; stage 1 says which it skipped and why")
+    frontend = model_frontend(config)
+    windows = windowing(config.evaluation, loss or config.loss.name)
+    if windows and frontend.num_frames(round(windows.window_s * SAMPLING_RATE)) < 1:
+        raise ConfigError(f"evaluation.window_s {windows.window_s:g} is too short for one frame of features")
     if world.is_main:
         split = manifest.paths[0].stem.removeprefix("cuts_")
         check_files(manifest, split, stored=config.features.storage == "stored")
-        warn_of_long_clips(manifest.durations, split, model_frontend(config), training=False)
-    plan = BatchPlan(
-        manifest.durations,
-        seed=config.seed,
-        world_size=world.size,
-        rank=world.rank,
-        batch_size=config.evaluation.batch_size,
-        training=False,
-    )
-    return make_loader(
-        manifest,
-        plan.batches(0),
-        storage=config.features.storage,
-        num_classes=num_classes,
-        num_workers=config.data.num_workers,
-        pin_memory=world.device.type == "cuda",
-    )
+        heard = np.minimum(manifest.durations, windows.window_s) if windows else manifest.durations
+        warn_of_long_clips(heard, split, frontend, training=False)
+    options = {
+        "storage": config.features.storage,
+        "num_classes": num_classes,
+        "num_workers": config.data.num_workers,
+        "pin_memory": world.device.type == "cuda",
+    }
+    size = {"batch_size": config.evaluation.batch_size, "world_size": world.size, "rank": world.rank}
+    if windows:
+        return window_loader(manifest, windows, **size, **options)
+    plan = BatchPlan(manifest.durations, seed=config.seed, **size, training=False)
+    return make_loader(manifest, plan.batches(0), **options)
+
+
+def windowing(section: Evaluation, loss: str) -> Windowing | None:
+    """How long clips are cut for a model that was trained with a loss; None takes them whole."""
+    if section.window_s is None:
+        return None
+    mean = section.window_mean
+    if mean == "probabilities":
+        mean = "softmax" if loss == "ce" else "sigmoid"
+    return Windowing(section.window_s, section.hop_s or section.window_s / 2, mean)
 
 
 def model_frontend(config: Config) -> Frontend:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +13,86 @@ import numpy as np
 
 from audiotag.configfile import validate
 from audiotag.data.index import IndexedManifest
+from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.stagekeys import RUNTIME_KEYS
-from audiotag.training.checkpoint import epoch_path, list_epochs, load_checkpoint
+from audiotag.training.checkpoint import epoch_path, list_epochs, list_steps, load_checkpoint, step_path
 
 logger = logging.getLogger(__name__)
 
 # Keys that may change between two parts of a run without making it another experiment.
-FREE_KEYS = (*RUNTIME_KEYS, "title", "evaluation", "corpus.dir", "augment.noise.dir", "training.epochs")
+FREE_KEYS = (
+    *RUNTIME_KEYS,
+    "title",
+    "evaluation",
+    "corpus.dir",
+    "augment.noise.dir",
+    "training.epochs",
+    "training.patience",
+    "training.validate_every_epochs",
+    "training.validate_every_steps",
+)
+# What a run writes, which moves when another begins in its place; the driver's log and locks stay.
+STAYS = ("log", ".lock", ".lock.d", ".run.lock")
 
 
-def newest_checkpoint(exp_dir: Path) -> dict[str, Any] | None:
-    """The newest readable epoch checkpoint, or None; damaged ones are named and passed over."""
-    for epoch in reversed(list_epochs(exp_dir)):
-        path = epoch_path(exp_dir, epoch)
-        try:
-            state = load_checkpoint(path)
-        except CheckpointError as error:
-            logger.warning("%s; trying the one before", error)
-            continue
+def find_checkpoint(exp_dir: Path, resume: str, world: World) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint to go on from, and its path: the same on every process; None to begin.
+
+    Args:
+        exp_dir: the run's folder.
+        resume: `auto` for its newest readable checkpoint, or a file.
+        world: the processes.
+    """
+    if resume != "auto":
+        path = Path(resume)
+        state = load_checkpoint(path)
         logger.info("resuming from %s", path)
-        return state
-    return None
+        return path, state
+    # One process chooses: a file system may show others an older list.
+    path, state = newest_checkpoint(exp_dir) if world.is_main else (None, None)
+    path = world.gather(path)[0]
+    if path is not None and state is None:
+        state = load_checkpoint(path)
+    return path, state
 
 
-def check_same_run(state: dict[str, Any], record: dict[str, Any], exp_dir: Path, world_size: int) -> None:
+def newest_checkpoint(exp_dir: Path) -> tuple[Path | None, dict[str, Any] | None]:
+    """The newest readable checkpoint, or None; damaged ones are named and passed over."""
+    for path, state in newest_first(exp_dir):
+        logger.info("resuming from %s", path)
+        return path, state
+    return None, None
+
+
+def newest_first(exp_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The readable checkpoints by their number of updates, as far as they are asked for."""
+    epochs, steps = list_epochs(exp_dir), list_steps(exp_dir)
+    waiting: tuple[Path, dict[str, Any]] | None = None
+    while epochs or waiting or steps:
+        if waiting is None and epochs:
+            # How many updates an epoch had, only its file tells.
+            waiting = read_or_pass_over(epoch_path(exp_dir, epochs.pop()))
+            continue
+        if waiting is not None and (not steps or waiting[1]["position"]["step"] >= steps[-1]):
+            yield waiting
+            waiting = None
+        elif found := read_or_pass_over(step_path(exp_dir, steps.pop())):
+            yield found
+
+
+def read_or_pass_over(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """A checkpoint, or None, with a warning, where it is damaged."""
+    try:
+        return path, load_checkpoint(path)
+    except CheckpointError as error:
+        logger.warning("%s; trying the one before", error)
+        return None
+
+
+def check_same_run(
+    state: dict[str, Any], record: dict[str, Any], exp_dir: Path, world_size: int, *, allow_changes: bool
+) -> None:
     """Refuse to go on from a checkpoint of another configuration, other labels or other clips.
 
     Args:
@@ -43,9 +100,10 @@ def check_same_run(state: dict[str, Any], record: dict[str, Any], exp_dir: Path,
         record: what the checkpoints of this run will carry.
         exp_dir: its folder, for messages.
         world_size: number of processes now.
+        allow_changes: let another configuration pass.
     """
     advice = "take another --tag, or start it afresh with --restart (the old run is kept beside it)"
-    check_config(state["config"], record["config"], exp_dir, advice)
+    check_config(state["config"], record["config"], exp_dir, advice, allow_changes)
     if state["labels"] != record["labels"]:
         raise ConfigError(f"{exp_dir} was trained with another list of labels; {advice}")
     for name, where in (("train_data", ""), ("mixed_data", " in data.sources")):
@@ -67,12 +125,19 @@ def check_same_run(state: dict[str, Any], record: dict[str, Any], exp_dir: Path,
 def fingerprint(manifest: IndexedManifest) -> dict[str, Any]:
     """What a run is trained on: number of clips, and a hash of their ids and labels in order."""
     digest = hashlib.sha256()
-    for column in (manifest.ids(), manifest.label_starts, manifest.label_ids):
+    for column in (
+        manifest.ids(),
+        manifest.label_starts,
+        manifest.label_ids,
+        *manifest.unlabelled_columns(),
+    ):
         digest.update(np.ascontiguousarray(column).tobytes())
     return {"clips": len(manifest), "digest": digest.hexdigest()[:32]}
 
 
-def check_config(stored: dict[str, Any], current: dict[str, Any], exp_dir: Path, advice: str) -> None:
+def check_config(
+    stored: dict[str, Any], current: dict[str, Any], exp_dir: Path, advice: str, allow_changes: bool
+) -> None:
     """Compare configurations: log all changes, refuse those that make it another run."""
     # Keys that came with a newer version take their defaults.
     before = flatten(validate(stored, {}, f"the checkpoint in {exp_dir}").model_dump(mode="json"))
@@ -81,9 +146,13 @@ def check_config(stored: dict[str, Any], current: dict[str, Any], exp_dir: Path,
     for key in changes:
         logger.info("changed since the checkpoint: %s was %r, is %r", key, before.get(key), now.get(key))
     refused = [key for key in changes if not is_free(key)]
-    if refused:
+    if refused and not allow_changes:
         listed = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in refused[:5])
-        raise ConfigError(f"{exp_dir} was trained with another configuration: {listed}; {advice}")
+        listed += f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise ConfigError(
+            f"{exp_dir} was trained with another configuration: {listed}; {advice}, or go on "
+            "all the same with --allow-changes"
+        )
 
 
 def is_free(key: str) -> bool:
@@ -105,11 +174,21 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def set_aside(exp_dir: Path) -> Path | None:
     """Move a finished or broken run out of the way, to `<exp>.old-<n>`; None when there is nothing."""
     # The driver is writing its log there, and holds its lock, while this runs.
-    items = [item for item in exp_dir.iterdir() if item.name not in ("log", ".lock", ".lock.d")]
-    if not items:
-        return None
+    items = [item for item in exp_dir.iterdir() if item.name not in STAYS]
+    return move_to_new_folder(items, exp_dir.with_name(f"{exp_dir.name}.old")) if items else None
+
+
+def set_aside_newer(exp_dir: Path, step: int) -> Path | None:
+    """Move the checkpoints behind an update out of the way, to `superseded-<n>`; None when there are none."""
+    behind = takewhile(lambda found: found[1]["position"]["step"] > step, newest_first(exp_dir))
+    newer = [path for path, _ in behind]
+    return move_to_new_folder(newer, exp_dir / "superseded") if newer else None
+
+
+def move_to_new_folder(items: list[Path], base: Path) -> Path:
+    """Move files into the first of `<base>-1`, `<base>-2`, ... that is free."""
     number = 1
-    while (target := exp_dir.with_name(f"{exp_dir.name}.old-{number}")).exists():
+    while (target := base.with_name(f"{base.name}-{number}")).exists():
         number += 1
     target.mkdir()
     for item in items:

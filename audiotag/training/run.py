@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,113 +14,231 @@ from audiotag.augment.augmenter import Augmenter, build_augmenter
 from audiotag.config import Config
 from audiotag.configfile import dump_yaml
 from audiotag.data.batching import BatchPlan
+from audiotag.data.index import IndexedManifest
 from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distributed import World
-from audiotag.errors import StorageError
+from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
+from audiotag.losses import build_loss
+from audiotag.optim.freezing import Freezer
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.optim.schedules import build_schedule
 from audiotag.provenance import collect_provenance
-from audiotag.tagger import build_frontend, build_tagger
+from audiotag.tagger import Tagger, build_frontend, build_tagger
+from audiotag.training.acceleration import accelerate
+from audiotag.training.autobatch import largest_duration
+from audiotag.training.classweights import class_counts
+from audiotag.training.flops import BatchFlops, peak_flops
+from audiotag.training.keeper import CheckpointKeeper
+from audiotag.training.learner import Learner
 from audiotag.training.loaders import fill_in_statistics, training_data, validation_data
-from audiotag.training.resume import check_same_run, fingerprint, newest_checkpoint, set_aside
+from audiotag.training.meter import Meter
+from audiotag.training.position import derive_seed
+from audiotag.training.profiling import make_profiler
+from audiotag.training.resume import check_same_run, find_checkpoint, fingerprint, set_aside, set_aside_newer
+from audiotag.training.retention import Retention
+from audiotag.training.runlog import RunLog
+from audiotag.training.scoreboard import Scoreboard
+from audiotag.training.signals import StopRequest
 from audiotag.training.tensorboard import RunWriter
-from audiotag.training.trainer import Trainer, derive_seed
+from audiotag.training.trainer import Trainer
+from audiotag.training.validation import Validation
+from audiotag.training.weightaverages import WeightAverages
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_trainer(
-    config: Config, data_dir: Path, exp_dir: Path, world: World, *, restart: bool = False
-) -> Trainer:
-    """Build data, model, optimiser and trainer, and restore the newest checkpoint if there is one.
+@dataclass(frozen=True)
+class StartOptions:
+    """How a run begins.
 
-    With `restart` an earlier run in the folder is moved aside, but not before all else is known to be well.
+    Args:
+        restart: begin anew; an earlier run in the folder is moved aside.
+        resume: `auto` for the newest readable checkpoint, or the file to go on from.
+        allow_changes: go on although the configuration is another one.
+        profile: updates to profile, such as 10:15; None for none.
+    """
+
+    restart: bool = False
+    resume: str = "auto"
+    allow_changes: bool = False
+    profile: str | None = None
+
+
+def prepare_trainer(
+    config: Config, data_dir: Path, exp_dir: Path, world: World, options: StartOptions, stop: StopRequest
+) -> Trainer:
+    """Build data, model, optimiser and trainer, and restore a checkpoint if there is one.
+
+    With `options.restart` an earlier run in the folder is moved aside, but not before all else is known to be
+    well.
     """
     torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
     torch.backends.cudnn.allow_tf32 = config.training.tf32
     labels = read_labels(data_dir)
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
+    path, state = (None, None) if options.restart else find_checkpoint(exp_dir, options.resume, world)
+    config = fix_batch_limit(config, state, manifest, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
-    mixed = train_loader.dataset.manifest if config.data.sources else None
-    record = {
-        "config": config.model_dump(mode="json"),
-        "labels": labels.to_rows(),
-        "coverage": read_coverage(data_dir, config.features.stats_name),
-        "train_data": fingerprint(manifest),
-        "mixed_data": fingerprint(mixed) if mixed else None,
-        "provenance": collect_provenance(),
-    }
-    prepare_folder(exp_dir, world, restart=restart)
-    state = newest_checkpoint(exp_dir)
+    record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest)
     if state is not None:
-        check_same_run(state, record, exp_dir, world.size)
-    if world.is_main:
-        frontend = build_frontend(record["config"]["features"])
-        warn_of_foreign_normalization(frontend, record["coverage"], "train")
-        with atomic_write(exp_dir / "config.yaml") as file:
-            file.writelines(f"# {name}: {value}\n" for name, value in record["provenance"].items())
-            file.write(dump_yaml(config))
-    trainer = build_trainer(config, plan, train_loader, valid_loader, record, state, exp_dir, world)
+        check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
+    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world)
+    done = state["position"]["step"] if state else 0
+    profiler = make_profiler(options.profile, exp_dir / "profile", world, done=done)
+    # All is known to be well: from here on the folder is written to.
+    take_folder(exp_dir, config, record, state, options, world)
+    writer = open_curves(exp_dir, config, record, state, world)
+    tagger, settings = parts["learner"].tagger, config.training
+    peak = peak_flops(world.device, settings.amp, settings.peak_tflops)
+    flops = BatchFlops(tagger) if peak else None
+    meter = Meter(world.device, peak)
+    trainer = Trainer(
+        **parts,
+        plan=plan,
+        train_loader=train_loader,
+        validation=valid_loader
+        and Validation(valid_loader, world, AMP_DTYPES[config.evaluation.amp], writer),
+        keeper=CheckpointKeeper(exp_dir, world, retention(config), record, newest=path and path.name),
+        settings=record["config"]["training"],
+        seed=config.seed,
+        world=world,
+        log=RunLog(meter, flops, writer, profiler, world, settings.max_overflows),
+        stop=stop,
+    )
     if state is not None:
         trainer.restore(state)
     return trainer
 
 
-def prepare_folder(exp_dir: Path, world: World, *, restart: bool) -> None:
-    """Make the experiment folder and see that it can be written, before any work is done."""
+def build_parts(
+    config: Config, plan: BatchPlan, clips: Any, labels: LabelTable, world: World
+) -> dict[str, Any]:
+    """The model, and what changes, averages and judges its weights, all at the start of a run.
+
+    Args:
+        clips: what is trained on, for the weights of the classes.
+    """
+    section = config.model_dump(mode="json")
+    settings = section["training"]
+    tagger = initial_tagger(config, labels, world)
+    loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels))).to(world.device)
+    optimizer = build_optimizer(section["optimizer"], tagger)
+    steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
+    total_steps = config.training.epochs * steps_per_epoch
+    logger.info(
+        "%s parameters, %d updates in %d epochs",
+        f"{sum(parameter.numel() for parameter in tagger.parameters()):,}",
+        total_steps,
+        config.training.epochs,
+    )
+    return {
+        "learner": Learner(
+            tagger, loss, optimizer, world, amp=settings["amp"], clip_norm=settings["clip_norm"]
+        ),
+        "schedule": build_schedule(section["schedule"], total_steps, steps_per_epoch),
+        "steps_per_epoch": steps_per_epoch,
+        "averages": WeightAverages(tagger, settings["ema"], settings["running_average"], settings["swa"]),
+        "freezer": Freezer(tagger, settings["freeze"]),
+        "augmenter": build_augmenter(section["augment"]) or Augmenter({}, {}),
+        "scoreboard": Scoreboard(settings["best_metric"], settings["min_delta"]),
+    }
+
+
+def take_folder(
+    exp_dir: Path,
+    config: Config,
+    record: dict[str, Any],
+    state: dict[str, Any] | None,
+    options: StartOptions,
+    world: World,
+) -> None:
+    """Move out of the way what is not to stay, and write the completed configuration."""
     if world.is_main:
-        exp_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(exp_dir, os.W_OK):
-            raise StorageError(f"cannot write into {exp_dir}: check its permissions")
-        if restart and (moved := set_aside(exp_dir)):
+        if options.restart and (moved := set_aside(exp_dir)):
             logger.info("the earlier run is now in %s", moved)
+        if options.resume != "auto" and (moved := set_aside_newer(exp_dir, state["position"]["step"])):
+            logger.info("later checkpoints are now in %s", moved)
+        write_config(config, record, exp_dir)
     world.barrier()
 
 
-def build_trainer(
-    config: Config,
-    plan: BatchPlan,
-    train_loader: Any,
-    valid_loader: Any,
-    record: dict[str, Any],
-    state: dict[str, Any] | None,
-    exp_dir: Path,
-    world: World,
-) -> Trainer:
-    """A trainer at its start, with fresh weights that derive from the seed."""
-    tree, labels = record["config"], LabelTable.from_rows(record["labels"])
-    steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
-    total_steps = config.training.epochs * steps_per_epoch
-    torch.manual_seed(derive_seed(config.seed))
-    tagger = build_tagger(tree["features"], tree["encoder"], labels).to(world.device)
+def open_curves(
+    exp_dir: Path, config: Config, record: dict[str, Any], state: dict[str, Any] | None, world: World
+) -> RunWriter:
+    """TensorBoard, cut back to where the run goes on."""
+    position = state["position"] if state else {"step": 0}
     writer = RunWriter(
         exp_dir / "tensorboard",
-        first_step=state["position"]["step"] + 1 if state else 1,
+        last_step=position["step"],
+        last_validation=position.get("validated_step", position["step"]) or 0,
         enabled=world.is_main,
     )
     writer.text("config", dump_yaml(config))
     writer.text("provenance", "\n".join(f"{name}: {value}" for name, value in record["provenance"].items()))
-    parameters = sum(parameter.numel() for parameter in tagger.parameters())
-    logger.info(
-        "%s parameters, %d updates in %d epochs", f"{parameters:,}", total_steps, config.training.epochs
+    return writer
+
+
+def fix_batch_limit(
+    config: Config, state: dict[str, Any] | None, manifest: IndexedManifest, labels: LabelTable, world: World
+) -> Config:
+    """With `data.max_duration_s: auto`, put in the number that the run began with, or find it."""
+    if config.data.max_duration_s != "auto":
+        return config
+    if state is not None:
+        limit = state["config"]["data"]["max_duration_s"]
+    else:
+        limit = largest_duration(config, manifest.durations, len(labels), world)
+    return config.model_copy(update={"data": config.data.model_copy(update={"max_duration_s": limit})})
+
+
+def make_record(
+    config: Config, data_dir: Path, labels: LabelTable, manifest: IndexedManifest, trained_on: Any
+) -> dict[str, Any]:
+    """What every checkpoint carries besides the state.
+
+    Args:
+        manifest: the recipe's own train set.
+        trained_on: what the batches are of: the same, or a mix with other sets.
+    """
+    return {
+        "config": config.model_dump(mode="json"),
+        "labels": labels.to_rows(),
+        "coverage": read_coverage(data_dir, config.features.stats_name),
+        "train_data": fingerprint(manifest),
+        "mixed_data": fingerprint(trained_on) if config.data.sources else None,
+        "provenance": collect_provenance(),
+    }
+
+
+def initial_tagger(config: Config, labels: LabelTable, world: World) -> Tagger:
+    """The model with fresh weights that derive from the seed, on its device."""
+    torch.manual_seed(derive_seed(config.seed))
+    tagger = build_tagger(
+        config.features.model_dump(mode="json"), config.encoder.model_dump(mode="json"), labels
+    ).to(world.device)
+    accelerate(
+        tagger,
+        compile=config.training.compile,
+        activation_checkpointing=config.training.activation_checkpointing,
     )
-    return Trainer(
-        tagger=tagger,
-        optimizer=build_optimizer(tree["optimizer"], tagger),
-        schedule=build_schedule(tree["schedule"], total_steps),
-        steps_per_epoch=steps_per_epoch,
-        train_loader=train_loader,
-        valid_loader=valid_loader,
-        augmenter=build_augmenter(tree["augment"]) or Augmenter({}, {}),
-        settings=tree["training"],
-        keep_before_best=config.evaluation.avg - 1,
-        seed=config.seed,
-        world=world,
-        exp_dir=exp_dir,
-        writer=writer,
-        record=record,
-    )
+    return tagger
+
+
+def retention(config: Config) -> Retention:
+    """Which checkpoints stay."""
+    settings = config.training
+    best = max(settings.keep_best, config.evaluation.best_k or 0)
+    return Retention(settings.keep_last, settings.keep_last_steps, best, config.evaluation.avg - 1)
+
+
+def write_config(config: Config, record: dict[str, Any], exp_dir: Path) -> None:
+    """Put the completed configuration into the folder, and warn where it does not suit the data."""
+    frontend = build_frontend(record["config"]["features"])
+    warn_of_foreign_normalization(frontend, record["coverage"], "train")
+    with atomic_write(exp_dir / "config.yaml") as file:
+        file.writelines(f"# {name}: {value}\n" for name, value in record["provenance"].items())
+        file.write(dump_yaml(config))

@@ -1,7 +1,8 @@
-"""The training loop: epochs of updates, validation and a checkpoint after each, resumable.
+"""The training loop: updates, validation, checkpoints; it goes on wherever it was stopped.
 
-Every random choice is a function of (seed, epoch, batch, rank), so a resumed run repeats none and
-misses none.
+Every random choice is a function of (seed, epoch, base batch), so a resumed run repeats none and misses none.
+Whatever falls due at an update is done in one order: log line, validation, checkpoint. So a checkpoint stands
+for all that came before it, and what comes after it is done again.
 """
 
 from __future__ import annotations
@@ -9,291 +10,334 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-
 from audiotag.augment.augmenter import Augmenter
+from audiotag.data.batching import BatchPlan
 from audiotag.distributed import World
-from audiotag.errors import TrainingError
-from audiotag.evaluation.metrics import compute_metrics
-from audiotag.evaluation.scoring import gather_scores, score_batches
+from audiotag.errors import StoppedBySignal, TrainingError
 from audiotag.logs import progress
+from audiotag.optim.freezing import Freezer
 from audiotag.optim.schedules import Schedule
 from audiotag.tagger import Tagger
-from audiotag.training.checkpoint import epoch_path, list_epochs, load_weights, save_checkpoint
-from audiotag.training.meter import Meter
-from audiotag.training.tensorboard import RunWriter
+from audiotag.training.checkpoint import epoch_path, load_weights, step_path
+from audiotag.training.divergence import StepInput
+from audiotag.training.divergencereport import report_divergence
+from audiotag.training.keeper import CheckpointKeeper
+from audiotag.training.learner import Learner
+from audiotag.training.position import Position, derive_seed, group_sizes, stretch_ends
+from audiotag.training.prefetch import prefetch
+from audiotag.training.runlog import RunLog
+from audiotag.training.scoreboard import Scoreboard
+from audiotag.training.signals import StopRequest
+from audiotag.training.validation import Validation
+from audiotag.training.weightaverages import WeightAverages
 
 logger = logging.getLogger(__name__)
-
-AMP_DTYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Trainer:
     """Trains a tagger from its start, or from a checkpoint, to the last epoch.
 
     Args:
-        tagger: the model, on its device.
-        optimizer: over the tagger's parameters; its groups' `lr` at this moment are the base rates.
+        learner: the model and what changes its weights.
         schedule: factor on the base rates by number of the update.
         steps_per_epoch: updates of an epoch, by which the schedule counts.
-        train_loader: the training batches of this process, by epoch.
-        valid_loader: the validation batches of this process, or None without a valid split.
+        plan: the batches of all epochs.
+        train_loader: the training batches of this process, by epoch and first base batch.
+        validation: measures the model; None without a valid split.
         augmenter: makes features of training batches, changed as configured.
+        averages: averages of the weights.
+        freezer: says which parameters are trained in an epoch.
+        scoreboard: what validation found.
+        keeper: writes checkpoints.
         settings: the `training` section of the configuration.
-        keep_before_best: epochs before the best one whose checkpoints stay, to be averaged with it.
         seed: what every random choice derives from.
         world: the processes of the run.
-        exp_dir: where checkpoints go.
-        writer: TensorBoard.
-        record: what every checkpoint carries besides the state: config, labels, coverage, provenance.
+        log: log lines, TensorBoard and the profiler.
+        stop: tells whether a signal asked to stop.
     """
 
     def __init__(
         self,
         *,
-        tagger: Tagger,
-        optimizer: torch.optim.Optimizer,
+        learner: Learner,
         schedule: Schedule,
         steps_per_epoch: int,
-        train_loader: Callable[[int], Any],
-        valid_loader: Callable[[], Any] | None,
+        plan: BatchPlan,
+        train_loader: Callable[[int, int], Any],
+        validation: Validation | None,
         augmenter: Augmenter,
+        averages: WeightAverages,
+        freezer: Freezer,
+        scoreboard: Scoreboard,
+        keeper: CheckpointKeeper,
         settings: dict[str, Any],
-        keep_before_best: int,
         seed: int,
         world: World,
-        exp_dir: Path,
-        writer: RunWriter,
-        record: dict[str, Any],
+        log: RunLog,
+        stop: StopRequest,
     ) -> None:
-        self.tagger = tagger
-        self.optimizer = optimizer
+        self.learner = learner
+        self.tagger: Tagger = learner.tagger
         self.schedule = schedule
         self.steps_per_epoch = steps_per_epoch
+        self.plan = plan
         self.train_loader = train_loader
-        self.valid_loader = valid_loader
+        self.validation = validation
         self.augmenter = augmenter
+        self.averages = averages
+        self.freezer = freezer
+        self.scoreboard = scoreboard
+        self.keeper = keeper
         self.settings = settings
-        self.keep_before_best = keep_before_best
         self.seed = seed
         self.world = world
-        self.exp_dir = exp_dir
-        self.writer = writer
-        self.record = record
-        self.amp_dtype = AMP_DTYPES[settings["amp"]]
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings["amp"] == "fp16")
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
-        self.epoch = 0
-        self.step = 0
-        self.best: dict[str, Any] | None = None
-        self.meter = Meter()
-        self.model: nn.Module = tagger
-        if settings["compile"] == "model":
-            tagger.compile()
-        if world.size > 1:
-            self.model = DistributedDataParallel(
-                tagger,
-                device_ids=[world.device.index] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                broadcast_buffers=False,
-            )
+        self.log = log
+        self.stop = stop
+        self.position = Position()
+        self.stopping = False
+        # Inputs of the newest updates, the last of which may turn out to be bad.
+        self.recent: list[list[StepInput]] = []
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where a checkpoint was written."""
         load_weights(self.tagger, state["model"], "the checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch = state["position"]["epoch"]
-        self.step = state["position"]["step"]
-        self.best = state["best"]
+        self.learner.load_state_dict(state)
+        self.averages.load_state_dict(state.get("averages", {}))
+        self.scoreboard.restore(state)
+        position = state["position"]
+        self.position = Position(
+            epoch=position["epoch"],
+            batch=position["batch"],
+            step=position["step"],
+            validated_step=position.get("validated_step", position["step"]),
+        )
+        self.log.restore(state.get("meter"))
 
     def run(self) -> None:
-        """Train until the configured number of epochs is done."""
-        if self.epoch >= self.settings["epochs"]:
-            logger.info(
-                "nothing to do: trained for %d epochs, %d asked for", self.epoch, self.settings["epochs"]
-            )
-        while self.epoch < self.settings["epochs"]:
-            self.train_epoch(self.epoch + 1)
-            self.epoch += 1
-            metrics = self.validate()
-            self.note_best(metrics)
-            self.save(metrics)
-            self.drop_old_checkpoints()
+        """Train until all epochs are done, or nothing gets better, or a signal comes."""
+        done_before = self.is_done()
+        if done_before:
+            logger.info("nothing to do: trained for %d epochs, %s", self.position.epoch, self.why_done())
+        self.freezer.apply(self.position.epoch + 1)
+        self.learner.distribute()
+        self.catch_up()
+        while not self.is_done():
+            self.train_epoch(self.position.epoch + 1)
+        if not done_before and self.position.epoch < self.settings["epochs"]:
+            logger.info("training ends early: %s", self.why_done())
+        self.keeper.finish()
+
+    def is_done(self) -> bool:
+        """Whether there is nothing more to train."""
+        return self.position.epoch >= self.settings["epochs"] or self.has_stalled()
+
+    def has_stalled(self) -> bool:
+        """Whether the last validations found nothing better."""
+        patience = self.settings["patience"]
+        return patience is not None and self.scoreboard.without_improvement() >= patience
+
+    def why_done(self) -> str:
+        """In words."""
+        if self.position.epoch >= self.settings["epochs"]:
+            return f"{self.settings['epochs']} asked for"
+        return (
+            f"{self.scoreboard.metric} did not get better in {self.scoreboard.without_improvement()} "
+            "validations (training.patience)"
+        )
+
+    def catch_up(self) -> None:
+        """The validation that a signal came in the way of."""
+        if self.position.step > 0 and self.position.validated_step != self.position.step:
+            self.validate_if_due()
 
     def train_epoch(self, epoch: int) -> None:
-        """One pass over this process' batches, `accumulate` of them for every update."""
+        """What is left of an epoch, and what is due at its end."""
+        self.begin_epoch(epoch)
+        loader = self.train_loader(epoch, self.position.batch)
+        sizes = group_sizes(len(loader), self.settings["accumulate"])
+        base_per_update = self.settings["accumulate"] * self.world.size
+        done = -(-self.position.batch // base_per_update)
+        log_after = stretch_ends(done + len(sizes), self.settings["log_every"])
+        self.log.begin()
+        shown = progress(loader, len(loader), f"epoch {epoch}", "batch", enabled=self.world.is_main)
+        with contextlib.closing(prefetch(shown, self.world.device)) as batches:
+            for number, size in enumerate(sizes, start=done + 1):
+                self.update(batches, epoch, size)
+                if number in log_after:
+                    self.log.write(epoch, self.position.step, self.learner)
+                if number < done + len(sizes):
+                    self.inside_epoch()
+                    if self.has_stalled():
+                        return
+        self.end_epoch(epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set which parameters are trained, and the modes of the modules."""
+        if self.freezer.apply(epoch):
+            self.learner.distribute()
+        self.set_modes()
+
+    def set_modes(self) -> None:
+        """Training mode, but for frozen parts."""
         self.tagger.train()
-        loader = self.train_loader(epoch)
-        total = len(loader)
-        batches = iter(progress(loader, total, f"epoch {epoch}", "batch", enabled=self.world.is_main))
-        self.meter.reset()
-        size = self.settings["accumulate"]
-        groups = [range(first, min(first + size, total)) for first in range(0, total, size)]
-        ends = stretch_ends(len(groups), self.settings["log_every"])
-        for number, group in enumerate(groups):
-            for index in group:
-                with self.gradient_sync(index == group[-1]):
-                    self.backward(batches, epoch, index, len(group))
-            # Counted by epochs, not by updates so far: their number changes with that of the processes.
-            self.update(self.steps_per_epoch * (epoch - 1) + self.steps_per_epoch * number // len(groups))
-            if number + 1 in ends:
-                self.log_updates(epoch)
+        self.freezer.set_modes()
 
-    def gradient_sync(self, wanted: bool) -> contextlib.AbstractContextManager:
-        """Gradients are exchanged between processes only on the last batch before an update."""
-        if wanted or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
+    def update(self, batches: Iterator[Any], epoch: int, size: int) -> None:
+        """One update from the next `size` batches."""
+        if len(self.recent) > 1:
+            self.recent.pop(0)
+        self.recent.append([])
+        for index in range(size):
+            inputs, wait_s, replaced = self.next_inputs(batches, epoch, index)
+            self.recent[-1].append(inputs)
+            loss = self.learner.add_gradient(inputs, size, last=index == size - 1)
+            self.log.add_batch(loss, inputs, wait_s, replaced)
+        outcome = self.learner.update(self.schedule(self.schedule_step()), self.stop.name is not None)
+        if outcome.bad:
+            lagged = self.learner.flags.lagged
+            self.diverged(self.recent[0 if lagged else -1], self.position.step + (0 if lagged else 1))
+        self.position.step += 1
+        self.position.batch = min(
+            self.position.batch + size * self.world.size, self.plan.num_base_batches(epoch - 1)
+        )
+        self.stopping = outcome.stop
+        self.averages.update(self.position.step)
+        self.log.add_update(outcome, self.position.step)
 
-    def backward(self, batches: Any, epoch: int, index: int, group_size: int) -> None:
-        """Take the next batch and add its gradient."""
+    def next_inputs(self, batches: Iterator[Any], epoch: int, index: int) -> tuple[StepInput, float, int]:
+        """The next batch as the model gets it, the seconds waited for it, and how many of its clips stand
+        for others."""
         start = time.perf_counter()
         batch = next(batches)
         wait_s = time.perf_counter() - start
-        torch.manual_seed(derive_seed(self.seed, epoch, index, self.world.rank))
+        base_batch = self.position.batch + index * self.world.size + self.world.rank
         key = (self.seed, epoch, batch["batch_name"])  # its number changes with that of the processes
         features, lengths, targets = self.augmenter(batch, self.tagger.frontend, self.world.device, key)
-        with self.autocast():
-            logits = self.model(features, lengths)
-        loss = self.tagger.loss(logits, targets)
-        self.scaler.scale(loss / group_size).backward()
-        self.meter.add_batch(loss, len(batch["ids"]), wait_s)
+        # The 0 stands where the rank once was: a single process has the random states that it always had.
+        seed = derive_seed(self.seed, epoch, base_batch, 0)
+        return StepInput(features, lengths, targets, batch["ids"], seed), wait_s, batch["num_replaced"]
 
-    def update(self, schedule_step: int) -> None:
-        """Clip, step with the scheduled rate, clear the gradients."""
-        factor = self.schedule(schedule_step)
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * factor
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.tagger.parameters(), self.settings["clip_norm"] or float("inf"))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.meter.add_norm(norm)
-        self.step += 1
+    def schedule_step(self) -> int:
+        """The update by which the schedule counts: by the share of the epoch that is done, since the number
+        of updates changes with that of the processes."""
+        position = self.position
+        done = self.steps_per_epoch * position.batch // self.plan.num_base_batches(position.epoch)
+        return self.steps_per_epoch * position.epoch + done
 
-    def autocast(self) -> torch.autocast:
-        """Mixed precision as configured; losses are taken outside of it, in float32."""
-        return torch.autocast(
-            self.world.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+    def inside_epoch(self) -> None:
+        """What is due after an update that is not the last of its epoch."""
+        if self.stopping:
+            self.leave()
+        every = self.settings["save_every_steps"]
+        if not self.validate_if_due() and every and self.position.step % every == 0:
+            self.save({})
+
+    def end_epoch(self, epoch: int) -> None:
+        """Close an epoch: averages, validation, checkpoint."""
+        self.averages.end_epoch(epoch)
+        self.position.epoch, self.position.batch = epoch, 0
+        if self.stopping:
+            self.leave()
+        if not self.validate_if_due():
+            self.save({})
+
+    def validation_is_due(self) -> bool:
+        """Whether the configuration wants a validation at this point."""
+        if self.validation is None:
+            return False
+        epoch, step = self.position.epoch, self.position.step
+        every_steps = self.settings["validate_every_steps"]
+        by_step = every_steps is not None and step % every_steps == 0
+        if self.position.batch > 0:
+            return by_step
+        return (
+            by_step or epoch % self.settings["validate_every_epochs"] == 0 or epoch >= self.settings["epochs"]
         )
 
-    def log_updates(self, epoch: int) -> None:
-        """One log line and TensorBoard points; a loss that is not finite ends the run here."""
-        values = self.meter.read(self.world.size)
-        values["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        if self.scaler.is_enabled():
-            values["train/scale"] = self.scaler.get_scale()
-        self.check_finite(values)
-        self.meter.reset()
-        self.writer.scalars({**values, "train/epoch": epoch}, self.step)
-        logger.info(
-            "epoch %d update %d: loss %.4f, lr %.3g, grad norm %.3g, %.1f clips/s, waiting for data %.0f %%",
-            epoch,
-            self.step,
-            values["train/loss"],
-            values["train/lr"],
-            values["train/grad_norm"],
-            values["train/clips_per_s"],
-            100 * values["train/data_wait"],
-        )
+    def validate_if_due(self) -> bool:
+        """Measure the model and save it, where that is due; returns whether it was."""
+        if not self.validation_is_due():
+            return False
+        self.settle()
+        step = self.position.step
+        epoch = self.position.epoch + (self.position.batch > 0)
+        with self.averages.swapped(self.tagger, self.settings["validate_weights"]):
+            metrics = self.validation(self.tagger, epoch, step, lambda: self.stop.name is not None)
+        if metrics is None:
+            self.leave()
+        self.set_modes()
+        self.log.begin()
+        self.position.validated_step = step
+        value = metrics[self.scoreboard.metric]
+        self.scoreboard.note(value, file=self.path().name, epoch=epoch, step=step)
+        self.save(metrics)
+        return True
 
-    def check_finite(self, values: dict[str, float]) -> None:
-        """Stop before bad weights are saved; fp16 gradients may overflow now and then, losses may not."""
-        bad = not np.isfinite(values["train/loss"])
-        if not self.scaler.is_enabled():
-            bad = bad or not np.isfinite(values["train/grad_norm"])
-        if any(self.world.gather(bad)):
-            raise self.divergence("the loss or gradient is")
+    def path(self) -> Path:
+        """Where the checkpoint of this moment lies."""
+        if self.position.batch == 0:
+            return epoch_path(self.keeper.folder, self.position.epoch)
+        return step_path(self.keeper.folder, self.position.step)
 
-    def divergence(self, what: str) -> TrainingError:
-        """The error of a run whose numbers are no longer finite."""
-        last = f"epoch-{self.epoch}.pt" if self.epoch else "no checkpoint yet"
-        return TrainingError(
-            f"{what} not finite near update {self.step} (last good: {last}); "
-            "try a lower optimizer.lr, a longer warm-up, training.clip_norm, or amp bf16 in place of fp16"
-        )
-
-    def validate(self) -> dict[str, float]:
-        """Metrics of the valid split, on every process; empty without one."""
-        if self.valid_loader is None:
-            return {}
-        scores = score_batches(
-            self.tagger, self.valid_loader(), device=self.world.device, amp_dtype=self.amp_dtype
-        )
-        scores = gather_scores(scores, self.world)
-        if not np.isfinite(scores.logits).all():
-            raise self.divergence("the model's output on valid is")
-        summary = compute_metrics(scores.logits, scores.labels, ids=scores.ids).summary
-        metrics = {name: summary[name] for name in ("loss", "mAP", "mAUC", "d_prime", "accuracy")}
-        self.writer.scalars(
-            {f"valid/{name}": value for name, value in metrics.items() if value is not None}, self.step
-        )
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
-        logger.info("epoch %d validation on %d clips: %s", self.epoch, len(scores.ids), shown)
-        return metrics
-
-    def note_best(self, metrics: dict[str, float]) -> None:
-        """Remember this epoch when its validation metric is the best so far."""
-        metric = self.settings["best_metric"]
-        value = metrics.get(metric)
-        if value is None:
+    def save(self, metrics: dict[str, Any]) -> None:
+        """Have this moment's checkpoint written, while training goes on."""
+        self.settle()
+        meters = self.world.gather(self.log.state_dict())
+        if not self.world.is_main:
             return
-        sign = -1 if metric == "loss" else 1
-        if self.best is None or sign * value > sign * self.best["value"]:
-            self.best = {"epoch": self.epoch, "metric": metric, "value": value}
+        self.log.flush()
+        position = self.position
+        state = {
+            "model": self.tagger.state_dict(),
+            "averages": self.averages.state_dict(),
+            **self.learner.state_dict(),
+            "position": {**asdict(position), "world_size": self.world.size},
+            "best": self.scoreboard.best,
+            "validations": self.scoreboard.validations,
+            "meter": meters,
+            "random": [
+                [self.seed, position.epoch + 1, position.batch + rank] for rank in range(self.world.size)
+            ],
+            "metrics": metrics,
+        }
+        self.keeper.save(self.path(), state, self.scoreboard)
 
-    def save(self, metrics: dict[str, float]) -> None:
-        """Write this epoch's checkpoint; the other processes wait for it."""
-        if self.world.is_main:
-            path = epoch_path(self.exp_dir, self.epoch)
-            save_checkpoint(
-                path,
-                {
-                    "model": self.tagger.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
-                    "position": {
-                        "epoch": self.epoch,
-                        "batch": 0,
-                        "step": self.step,
-                        "world_size": self.world.size,
-                    },
-                    "best": self.best,
-                    "metrics": metrics,
-                    **self.record,
-                },
-            )
-            self.writer.flush()
-            best = "; best {metric} {value:.4f} of epoch {epoch}".format(**self.best) if self.best else ""
-            logger.info("saved %s%s", path, best)
-        self.world.barrier()
+    def leave(self) -> None:
+        """Save this moment, and end the run for now."""
+        self.save({})
+        self.keeper.finish()
+        names = [name for name in self.world.gather(self.stop.name) if name]
+        raise StoppedBySignal(
+            f"stopped by {names[0] if names else 'a signal'} after update {self.position.step}; saved "
+            f"{self.path()}; the same command goes on from there"
+        )
 
-    def drop_old_checkpoints(self) -> None:
-        """Delete checkpoints beyond the newest `keep_last`, never the best one and those averaged with it."""
-        keep = self.settings["keep_last"]
-        if not self.world.is_main or keep == 0:
-            return
-        best = self.best["epoch"] if self.best else 0
-        for epoch in list_epochs(self.exp_dir)[:-keep]:
-            if not best - self.keep_before_best <= epoch <= best:
-                epoch_path(self.exp_dir, epoch).unlink()
+    def settle(self) -> None:
+        """Learn of the last update what is only known now, before the weights are looked at."""
+        stop, bad = self.learner.flags.settle()
+        self.stopping = self.stopping or stop
+        if bad:
+            self.diverged(self.recent[-1], self.position.step)
 
-
-def stretch_ends(updates: int, every: int) -> set[int]:
-    """The updates of an epoch after which a log line comes: even stretches of about `every` updates."""
-    count = max(1, round(updates / every))
-    return {updates * (number + 1) // count for number in range(count)}
-
-
-def derive_seed(*parts: int) -> int:
-    """A 63-bit seed from numbers such as (seed, epoch, batch, rank)."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    def diverged(self, group: list[StepInput], step: int) -> None:
+        """Find out what is not finite, keep it for a look at it, and end the run."""
+        what, replay = report_divergence(
+            self.learner,
+            group,
+            step,
+            world=self.world,
+            folder=self.keeper.folder,
+            config=self.keeper.record["config"],
+        )
+        self.keeper.finish()
+        newest = self.world.gather(self.keeper.newest)[0]
+        last = f"last good checkpoint: {newest}" if newest else "no checkpoint yet"
+        raise TrainingError(
+            f"{what} ({last}); try a lower optimizer.lr, a longer warm-up, training.clip_norm, or amp bf16 "
+            f"in place of fp16{replay}"
+        )

@@ -39,7 +39,8 @@ def test_a_batch_has_what_the_contract_says(plain):
     loader = make_loader(plain, batches, storage="on_the_fly", num_classes=5, num_workers=0)
     assert len(loader) == len(batches) == 7
     for batch, positions in zip(loader, batches, strict=True):
-        assert set(batch) == {"inputs", "lengths", "labels", "ids"}
+        assert set(batch) == {"inputs", "lengths", "labels", "ids", "positions"}
+        assert batch["positions"].tolist() == list(positions)
         assert batch["inputs"].dtype == batch["labels"].dtype == torch.float32
         assert batch["lengths"].dtype == torch.int64
         assert batch["inputs"].shape == (len(positions), batch["lengths"].max())

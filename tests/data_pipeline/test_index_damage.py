@@ -21,6 +21,7 @@ from audiotag.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = [record("-abc_def-12", 1.5, "3;0;4"), record("__x", 10.0, ""), record("ünïcode é", 0.25, "7")]
+RECORDS[1]["supervisions"][0]["custom"]["unlabelled"] = "5;2"
 MANY = [record(f"clip{number:06d}", labels="17") for number in range(3000)]
 
 
@@ -81,10 +82,10 @@ def test_every_overwritten_stretch_is_noticed(indexed, place, piece):
     [
         b"",
         b"something else\n",
-        b'{"format": "audiotag index 1"}\n',
-        b'{"format": "audiotag index 2"}\n',
-        b'{"format": "audiotag index 2", "num_bytes": "x"}\n',
-        b'{"format": "audiotag index 2", "num_bytes": -4}\n',
+        b'{"format": "audiotag index 4"}\n',
+        b'{"format": "audiotag index 3"}\n',
+        b'{"format": "audiotag index 3", "num_bytes": "x"}\n',
+        b'{"format": "audiotag index 3", "num_bytes": -4}\n',
         b"[1, 2]\n",
         b"[" * (1 << 16),
         bytes(1 << 17),

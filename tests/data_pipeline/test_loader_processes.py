@@ -40,6 +40,25 @@ run_command(main)
 """
 
 
+# One that ends with an error while a batch is on its way, and something still holds on to the batches.
+FAILING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from batches import training_loader
+from audiotag.data.index import IndexedManifest
+from audiotag.errors import DataError, run_command
+
+def main():
+    global batches
+    batches = iter(training_loader(IndexedManifest(Path(sys.argv[2])), num_workers=2)(1))
+    next(batches)
+    raise DataError("the end")
+
+run_command(main)
+"""
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     return IndexedManifest(noise_clips(tmp_path_factory.mktemp("clips"), 20))
@@ -90,9 +109,9 @@ def endless(manifest):
     """Starts endless training processes in groups of their own; ends what is left of them."""
     started = []
 
-    def start() -> subprocess.Popen:
+    def start(program: str = ENDLESS) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-c", ENDLESS, str(Path(__file__).parent), str(manifest.paths[0])],
+            [sys.executable, "-c", program, str(Path(__file__).parent), str(manifest.paths[0])],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -128,7 +147,7 @@ def test_workers_end_with_their_parent(endless):
         else:
             process.send_signal(signal.Signals[name])
     for process in processes.values():
-        process.wait(timeout=30)
+        process.wait(timeout=120)
     end = time.monotonic() + 3
     while any(lives(pid) for pids in workers.values() for pid in pids) and time.monotonic() < end:
         time.sleep(0.05)
@@ -136,3 +155,22 @@ def test_workers_end_with_their_parent(endless):
     errors = {name: process.stderr.read() for name, process in processes.items()}
     assert errors == {"SIGKILL": "", "SIGTERM": "", "SIGINT": "interrupted\n"}
     assert processes["SIGINT"].returncode == 130
+
+
+def test_a_process_that_fails_does_not_wait_for_its_workers(endless):
+    """They ignore the SIGTERM by which Python would end them."""
+    process = endless(FAILING)
+    assert process.communicate(timeout=120)[1] == "error: the end\n"
+    assert process.returncode == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_workers_work_on_when_a_launcher_signals_the_whole_group(endless, name):
+    """Torchrun does so, and schedulers; the training process asks for the rest of its update then."""
+    process = endless()
+    workers = list(map(int, process.stdout.readline().split()))
+    for pid in workers:
+        os.kill(pid, signal.Signals[name])
+    assert list(map(int, process.stdout.readline().split())) == workers
+    assert all(map(lives, workers))

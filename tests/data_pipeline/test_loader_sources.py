@@ -280,7 +280,9 @@ def test_long_clips_are_spoken_of_once(own, caplog, training_split):
             list(valid())
     [line] = [entry.getMessage() for entry in caplog.records]
     name, advice = (
-        ("train", "augment.crop.duration_s=0.22") if training_split else ("valid", "raise features")
+        ("train", "augment.crop.duration_s=0.22")
+        if training_split
+        else ("valid", "score them in windows (evaluation.window_s=0.22), or raise features")
     )
     # 22 frames have 3760 samples and a 23rd needs 160 more: clips 9, 10, 11 with 3920, 4000 and 4080.
     assert line.startswith(

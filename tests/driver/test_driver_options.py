@@ -116,7 +116,7 @@ def test_choices_of_weights_become_settings(drive):
     [
         ([], "python -m audiotag.bin.train"),
         (["--ngpu", "1"], "python -m audiotag.bin.train"),
-        (["--ngpu", "3"], "-m torch.distributed.run --standalone --nproc-per-node 3 -m audiotag.bin.train"),
+        (["--ngpu", "3"], "SIGUSR1 --standalone --nproc-per-node 3 -m audiotag.bin.train"),
     ],
 )
 def test_several_processes_start_through_torchrun(drive, arguments, launcher):

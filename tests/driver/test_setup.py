@@ -10,7 +10,12 @@ from clone import ROOT
 
 import audiotag
 
-PACKAGE_OF_MODULE = {"pydantic_core": "pydantic", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+PACKAGE_OF_MODULE = {
+    "google": "protobuf",
+    "pydantic_core": "pydantic",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 
 def setup_lists():

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
-from audiotag.errors import DataError
-from audiotag.evaluation.metrics import (
-    ap_and_auc,
-    compute_metrics,
-    d_prime,
-    mean_bce,
-    precision_recall_curve,
-)
+from audiotag.configfile import load_config
+from audiotag.errors import ConfigError, DataError
+from audiotag.evaluation.calibration import EDGES, bin_sums
+from audiotag.evaluation.metricnames import METRIC_NAMES, TUNED_NAMES, check_metric_name, less_is_better
+from audiotag.evaluation.metrics import compute_metrics
+from audiotag.evaluation.ranking import ap_and_auc, d_prime, precision_recall_curve
+from audiotag.evaluation.thresholds import Thresholds
 
 REFERENCE = Path(__file__).parents[1] / "data" / "ast"
 
@@ -36,6 +36,20 @@ def scored_labels(draw):
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     labels = rng.random((num_clips, num_classes)) < draw(st.sampled_from([0.0, 0.05, 0.3, 0.9, 1.0]))
     return scores.astype(dtype), labels.astype(draw(st.sampled_from([bool, np.uint8, np.float32])))
+
+
+def slow_error(truth, probabilities):
+    """Expected calibration error from scikit-learn's curve, which leaves out how many pairs a bin has."""
+    share, mean = calibration_curve(truth, probabilities, n_bins=15)
+    edges = np.linspace(0, 1, 16)
+    pairs = np.bincount(np.searchsorted(edges[1:-1], probabilities), minlength=15)
+    return np.sum(np.abs(share - mean) * pairs[pairs > 0]) / len(truth)
+
+
+def best_f1(truth, scores):
+    """The best F1 over all thresholds of scikit-learn's precision-recall curve."""
+    precision, recall, _ = sk.precision_recall_curve(truth, scores)
+    return np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
 
 
 def test_the_stored_reference_values():
@@ -79,6 +93,28 @@ def test_everything_equals_scikit_learn(case):
     expected = sk.average_precision_score(truth.ravel(), scores.ravel())
     assert summary["mAP_micro"] == pytest.approx(expected, abs=1e-9)
     assert summary["exact_match"] == pytest.approx(sk.accuracy_score(truth, guess), abs=1e-9)
+    flat = truth.ravel(), scores.ravel()
+    if len(set(flat[0])) == 2:
+        assert summary["mAUC_micro"] == pytest.approx(sk.roc_auc_score(*flat), abs=1e-9)
+        expected = sk.roc_auc_score(flat[0], guess.ravel())
+        assert summary["distil_roc_auc"] == pytest.approx(expected, abs=1e-9)
+    else:
+        assert summary["mAUC_micro"] is summary["distil_roc_auc"] is None
+    if truth.shape[1] > 1:
+        rows = truth.any(1)
+        expected = sk.label_ranking_average_precision_score(
+            truth[rows], scores[rows], sample_weight=truth[rows].sum(1)
+        )
+        assert summary["lwlrap"] == pytest.approx(expected, abs=1e-9)
+    probabilities = 1 / (1 + np.exp(-scores.astype(np.float64)))
+    expected = sk.log_loss(*map(np.ravel, (truth, probabilities)), labels=[0, 1])
+    assert summary["loss"] == pytest.approx(expected, abs=1e-9)
+    assert summary["ece_micro"] == pytest.approx(slow_error(truth.ravel(), probabilities.ravel()), abs=1e-9)
+    each = [slow_error(*pair) for pair in zip(truth.T, probabilities.T, strict=True)]
+    assert summary["ece_macro"] == pytest.approx(np.mean(each), abs=1e-9)
+    best = [best_f1(truth[:, column], scores[:, column]) for column in counted]
+    assert summary["f1_macro_best"] == pytest.approx(np.mean(best), abs=1e-9)
+    assert summary["f1_micro_best"] == pytest.approx(best_f1(*flat), abs=1e-9)
     for name, score in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
         expected = score(truth.ravel(), guess.ravel(), zero_division=0)
         assert summary[f"{name}_micro"] == pytest.approx(expected, abs=1e-9)
@@ -166,7 +202,7 @@ def test_the_loss_is_that_of_torch_on_logits_of_any_size(seed, size):
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.from_numpy(logits), torch.from_numpy(labels).double()
     )
-    assert mean_bce(logits, labels) == pytest.approx(expected.item(), rel=1e-12)
+    assert compute_metrics(logits, labels).summary["loss"] == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_the_loss_takes_logits_and_not_probabilities():
@@ -206,7 +242,7 @@ def test_scores_that_are_not_finite_name_their_clips():
         compute_metrics(scores, np.ones((9, 2)))
 
 
-@pytest.mark.parametrize("value", [0.5, 2, -1, np.nan])
+@pytest.mark.parametrize("value", [0.5, 2, -1, np.inf])
 def test_soft_labels_are_refused(value):
     labels = np.zeros((3, 2))
     labels[2, 1] = value
@@ -220,3 +256,66 @@ def test_soft_labels_are_refused(value):
 def test_shapes_that_do_not_fit_are_refused(scores, labels):
     with pytest.raises(DataError, match="same shape"):
         compute_metrics(np.zeros(scores), np.zeros(labels))
+
+
+def test_a_probability_on_an_edge_belongs_to_the_bin_below():
+    pairs, _, positives = bin_sums(EDGES, EDGES)
+    assert pairs.tolist() == positives.tolist() == [1] * 14 + [0]
+
+
+def test_every_metric_has_its_name_and_meaning():
+    summary = compute_metrics(np.ones((2, 2)), np.eye(2)).summary
+    assert [name for name in summary if not name.startswith("num_")] == list(METRIC_NAMES)
+    tuned = Thresholds("valid", 0.0, np.zeros(2))
+    summary = compute_metrics(np.ones((2, 2)), np.eye(2), tuned=tuned).summary
+    assert {name for name in summary if not name.startswith("num_")} == {*METRIC_NAMES, *TUNED_NAMES}
+
+
+def test_names_are_checked_and_less_is_better_of_some():
+    assert check_metric_name("mAP") == "mAP"
+    for wrong, near in (("map", "mAP"), ("F1_Macro", "f1_macro"), ("lwrap", "lwlrap")):
+        with pytest.raises(ValueError, match=f"did you mean '{near}'"):
+            check_metric_name(wrong)
+    with pytest.raises(ValueError, match="known: mAP, mAUC"):
+        check_metric_name("xyzzy")
+    assert [name for name in METRIC_NAMES if less_is_better(name)] == ["ece_micro", "ece_macro", "loss"]
+
+
+def test_the_metric_of_the_best_checkpoint_is_checked_with_the_configuration():
+    assert load_config(None, ["training.best_metric=f1_macro"]).training.best_metric == "f1_macro"
+    with pytest.raises(ConfigError, match=r"training\.best_metric: unknown metric \(did you mean 'mAUC'\?\)"):
+        load_config(None, ["training.best_metric=mauc"])
+
+
+def test_the_tables_of_espnet_and_distil_ast():
+    scores = np.array([[2.0, 0.3, 1.0], [1.0, -0.4, -1.0], [0.0, 0.1, 3.0]])
+    labels = np.array([[0, 0, 1], [1, 0, 1], [0, 0, 1]])
+    summary = compute_metrics(scores, labels).summary
+    # A class without positives has AP 0 and AUC 0, one without negatives AUC 0.
+    assert summary["espnet_mAP"] == pytest.approx(100 * (0.5 + 0.0 + 1.0) / 3)
+    assert summary["espnet_mean_auc"] == pytest.approx(100 * (0.5 + 0.0 + 0.0) / 3)
+    # The highest scores are of classes 0, 0, 2; the first labels are 2, 0, 2.
+    assert summary["espnet_mean_acc"] == pytest.approx(100 * 2 / 3)
+    assert (summary["distil_f1"], summary["distil_mAP"]) == (summary["f1_micro"], summary["mAP_micro"])
+    assert summary["distil_accuracy"] == summary["exact_match"] == 0
+    # 3 of 4 labels are found; 2 of 5 that are none are not claimed.
+    assert summary["distil_roc_auc"] == pytest.approx((3 / 4 + 2 / 5) / 2)
+
+
+def test_calibration_by_hand():
+    # Half of the pairs at probability 0.5 are positive; all at 0.9 are.
+    logits = np.array([[0.0, 0.0, math.log(9), math.log(9)]])
+    metrics = compute_metrics(logits, np.array([[1, 0, 1, 1]]))
+    assert metrics.summary["ece_micro"] == pytest.approx(2 / 4 * 0.1)
+    assert metrics.summary["ece_macro"] == pytest.approx((0.5 + 0.5 + 0.1 + 0.1) / 4)
+    assert metrics.bins[:, 7].tolist() == [2, 1, 1]
+    np.testing.assert_allclose(metrics.bins[:, 13], [2, 1.8, 2])
+    assert metrics.bins[0].sum() == 4
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (1, 6), (6, 3)])
+def test_what_is_measured_is_left_as_it_was(shape):
+    scores = np.random.default_rng(0).standard_normal(shape)
+    before = scores.copy()
+    compute_metrics(scores, np.ones(shape))
+    np.testing.assert_array_equal(scores, before)

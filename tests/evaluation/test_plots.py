@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from audiotag.evaluation.curves import Curve, read_curves
+from audiotag.evaluation.metrics import compute_metrics
 from audiotag.evaluation.plots import (
     DPI,
     NAME_LENGTH,
@@ -19,6 +20,7 @@ from audiotag.evaluation.plots import (
     plot_training,
     short,
 )
+from audiotag.evaluation.reliability import plot_reliability
 from audiotag.evaluation.results import read_evaluation, write_evaluation
 
 
@@ -104,6 +106,17 @@ def test_training_curves_of_any_length_and_with_odd_values(tmp_path, num_points)
     }
     plot_training(curves, tmp_path / "training.png")
     read_picture(tmp_path / "training.png")
+
+
+def test_reliability_draws_the_bins_and_the_diagonal(tmp_path, make_scores):
+    scores = make_scores(400, 10)
+    metrics = compute_metrics(scores.logits, scores.labels)
+    plot_reliability(metrics.bins, metrics.summary["ece_micro"], tmp_path / "r.png")
+    pixels = read_picture(tmp_path / "r.png")
+    assert shows(pixels, "#2a6ebb") > 1000
+    assert shows(pixels, "#6b7480") > 100
+    plot_reliability(np.zeros((3, 15)), None, tmp_path / "empty.png")
+    assert shows(read_picture(tmp_path / "empty.png"), "#2a6ebb") == 0
 
 
 def test_equal_pictures_are_equal_files(tmp_path, experiment):

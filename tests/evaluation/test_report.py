@@ -61,11 +61,48 @@ def test_the_command_prints_the_table_and_writes_the_report(experiment):
     ):
         assert piece in text, piece
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for picture in pictures:
         assert (experiment / picture).read_bytes().startswith(b"\x89PNG")
     for link in re.findall(r"(?<!!)\[[^\]]+\]\(([^)]+)\)", text):
         assert (experiment / link).exists(), link
+
+
+def test_intervals_conditions_and_digests_are_told(tmp_path, make_scores, make_labels):
+    info = {
+        "split": "eval",
+        "weights": "best3",
+        "weights_in_words": "trained weights of epoch-3.pt, chosen by validation",
+        "checkpoints": ["epoch-3.pt"],
+        "sha256": {"epoch-3.pt": "0f" * 32},
+        "device": "cpu",
+        "precision": "float32",
+        "batch_size": 32,
+        "windows": {"window_s": 10.0, "clips_in_windows": 7},
+    }
+    write_evaluation(
+        tmp_path / "eval_eval_best3", make_scores(60, 6), make_labels(6), info=info, bootstrap=100
+    )
+    [evaluation] = find_evaluations(tmp_path)
+    text = write_report(tmp_path, [evaluation]).read_text()
+    low, high = evaluation.intervals["mAP"]
+    for piece in (
+        "95 % confidence intervals over the choice of clips, from 100 resamplings",
+        f"| eval | best3 | {low:.4f} to {high:.4f} |",
+        f"| `mAP` | {evaluation.metrics['mAP']:.4f} | {low:.4f} to {high:.4f} | mean over classes of the",
+        "| `espnet_mAP` | ",
+        "- weights: trained weights of epoch-3.pt, chosen by validation",
+        f"- checkpoints: `epoch-3.pt` (sha256 `{'0f' * 32}`)",
+        "- scored on cpu; float32; batches of 32; windows: window_s 10.0, clips_in_windows 7",
+        "| class | positives | AP | AUC | F1 | best F1 | threshold |",
+        "(eval_eval_best3_reliability.png)",
+    ):
+        assert piece in text, piece
+    assert "f1_micro_tuned" not in text
+
+
+def test_without_resamplings_there_are_no_intervals(experiment):
+    assert "confidence intervals" not in write_report(experiment, find_evaluations(experiment)).read_text()
 
 
 def test_a_second_report_is_the_same(experiment):

@@ -14,6 +14,8 @@ from audiotag.errors import DataError
 from audiotag.evaluation.results import read_evaluation, write_evaluation
 from audiotag.evaluation.scores import Scores
 
+ALL = '{"metrics": {"mAP": %s}, "classes_without_positives": [], "zero_without_positives": false, "info": {}}'
+
 
 @pytest.fixture
 def folder(tmp_path: Path, make_scores, make_labels) -> Path:
@@ -22,21 +24,24 @@ def folder(tmp_path: Path, make_scores, make_labels) -> Path:
     return tmp_path / "exp" / "eval_eval_epoch-3"
 
 
-def test_the_folder_holds_three_files_of_the_documented_form(folder, make_labels):
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "per_class.csv", "scores.npz"]
+def test_the_folder_holds_files_of_the_documented_form(folder, make_labels):
+    names = ["metrics.json", "per_class.csv", "scores.npz", "thresholds.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     text = (folder / "metrics.json").read_text(encoding="utf-8")
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert sorted(content) == ["classes_without_positives", "info", "metrics", "zero_without_positives"]
+    keys = "calibration classes_without_positives info intervals metrics resamplings zero_without_positives"
+    assert sorted(content) == keys.split()
     assert content["metrics"]["num_clips"] == 30
     assert content["classes_without_positives"] == ["Sound 4"]
     assert content["info"]["file"] == "exp/x/epoch-3.pt"
     assert "Töne" in text
     with (folder / "per_class.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["index", "mid", "name", "positives", "AP", "AUC", "F1"]
+    columns = ["index", "mid", "name", "positives", "AP", "AUC", "F1", "best_F1", "threshold"]
+    assert list(rows[0]) == columns
     assert [row["name"] for row in rows] == make_labels(5).names
     assert [row["mid"] for row in rows] == [label.mid for label in make_labels(5)]
-    assert (rows[4]["positives"], rows[4]["AP"], rows[4]["AUC"], rows[4]["F1"]) == ("0", "", "", "")
+    assert [rows[4][name] for name in columns[3:]] == ["0", "", "", "", "", ""]
 
 
 def test_it_is_read_back_as_written(folder, make_scores, make_labels):
@@ -47,11 +52,45 @@ def test_it_is_read_back_as_written(folder, make_scores, make_labels):
     assert (evaluation.split, evaluation.weights) == ("eval", "again")
     assert evaluation.classes_without_positives == ["Sound 4"]
     assert [one.positives for one in evaluation.classes] == metrics.positives.tolist()
-    for name in ("ap", "auc", "f1"):
+    for name in ("ap", "auc", "f1", "best_f1"):
         read = np.array([getattr(one, name) for one in evaluation.classes])
         np.testing.assert_allclose(read, getattr(metrics, name), atol=5e-7)
+    read = np.array([one.threshold for one in evaluation.classes])
+    np.testing.assert_allclose(read, 1 / (1 + np.exp(-metrics.thresholds)), atol=5e-7)
     assert math.isnan(evaluation.classes[4].ap)
+    np.testing.assert_array_equal(evaluation.bins, metrics.bins)
+    assert (evaluation.intervals, evaluation.resamplings) == ({}, 0)
     np.testing.assert_array_equal(evaluation.scores().logits, scores.logits)
+
+
+def test_a_folder_of_an_earlier_version_is_read(folder):
+    path = folder / "metrics.json"
+    content = json.loads(path.read_text())
+    for key in ("intervals", "resamplings", "calibration"):
+        del content[key]
+    path.write_text(json.dumps(content))
+    with (folder / "per_class.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row[:7] for row in csv.reader(file)]
+    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    evaluation = read_evaluation(folder)
+    assert (evaluation.intervals, evaluation.resamplings, evaluation.bins) == ({}, 0, None)
+    assert evaluation.classes[0].ap > 0
+    assert math.isnan(evaluation.classes[0].threshold)
+
+
+def test_intervals_are_kept_and_depend_on_the_seed(tmp_path, make_scores, make_labels):
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_evaluation(
+            tmp_path / name, make_scores(40, 5), make_labels(5), info={}, bootstrap=60, seed=seed
+        )
+        found.append(read_evaluation(tmp_path / name))
+    assert found[0].resamplings == 60
+    assert found[0].intervals == found[1].intervals != found[2].intervals
+    for name in ("mAP", "mAUC", "lwlrap", "f1_macro", "accuracy", "loss"):
+        low, high = found[0].intervals[name]
+        assert low < found[0].metrics[name] < high, name
 
 
 def test_without_info_the_folder_name_speaks(tmp_path, make_scores, make_labels):
@@ -96,7 +135,10 @@ def test_a_write_cut_short_does_not_look_finished(folder, make_labels):
         read_evaluation(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"metrics": {}}', '{"metrics": 3}', "\ud800"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"metrics": {}}', '{"metrics": 3}', "\ud800", "[" * 10**5, ALL % '"high"', ALL % "true"],
+)
 def test_damaged_metrics_are_named(folder, text):
     (folder / "metrics.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(DataError, match=r"metrics\.json: not the metrics of an evaluation, or damaged"):

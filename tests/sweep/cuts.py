@@ -10,12 +10,14 @@ import numpy as np
 from audiotag.data.index import IndexedManifest
 
 LABELS = ("3;0;4", "", "7", "1;1", "12;5")
+UNLABELLED = {0: "2;11", 2: "1;1", 4: "2;11"}
 IDS = ("-abc_def-12", "__x", "ünïcode é", "d" * 40, "e")
 
 
 def cut(number: int, **changes) -> dict:
     """A cut as stage 1 writes it, of a file that is not there."""
     clip_id, duration = IDS[number], 0.75 + number
+    unlabelled = {"unlabelled": UNLABELLED[number]} if number in UNLABELLED else {}
     return {
         "id": clip_id,
         "start": 0.0,
@@ -28,7 +30,7 @@ def cut(number: int, **changes) -> dict:
                 "start": 0.0,
                 "duration": duration,
                 "channel": 0,
-                "custom": {"audio_event": LABELS[number]},
+                "custom": {"audio_event": LABELS[number], **unlabelled},
             }
         ],
         "recording": {
@@ -49,7 +51,10 @@ GOOD = b"\n".join(LINES) + b"\n"
 
 
 def columns(path: Path) -> list[tuple]:
-    """Id, duration, labels and record of each cut; what columns always promise is checked on the way."""
+    """Id, duration, labels, record and unlabelled classes of each cut.
+
+    What columns always promise is checked on the way.
+    """
     manifest = IndexedManifest(path)
     ids = [cut_id.decode() for cut_id in manifest.ids()]
     assert ids == [manifest.id(position) for position in range(len(manifest))]
@@ -57,6 +62,12 @@ def columns(path: Path) -> list[tuple]:
     assert np.isfinite(manifest.durations).all() and (manifest.durations > 0).all()
     assert (manifest.label_ids >= 0).all() and len(manifest.label_starts) == len(manifest) + 1
     return [
-        (ids[i], float(manifest.durations[i]), manifest.labels(i).tolist(), manifest.record(i))
+        (
+            ids[i],
+            float(manifest.durations[i]),
+            manifest.labels(i).tolist(),
+            manifest.record(i),
+            manifest.unlabelled(i).tolist(),
+        )
         for i in range(len(manifest))
     ]

@@ -21,15 +21,16 @@ from tests.sweep.reading import Refusal, read
 
 
 def expected(content: bytes) -> list[tuple]:
-    """Id, duration, labels and record of each line, as any JSON reader has them."""
+    """Id, duration, labels, record and unlabelled classes of each line, as any JSON reader has them."""
     rows = []
     for line in content.split(b"\n"):
         if line.strip():
             record = json.loads(line)
             supervisions = record.get("supervisions") or [{}]
-            events = (supervisions[0].get("custom") or {}).get("audio_event") or ""
-            labels = [int(label) for label in events.split(";")] if events else []
-            rows.append((record["id"], record["duration"], labels, record))
+            custom = supervisions[0].get("custom") or {}
+            fields = (custom.get(name) or "" for name in ("audio_event", "unlabelled"))
+            labels, unlabelled = ([int(i) for i in field.split(";")] if field else [] for field in fields)
+            rows.append((record["id"], record["duration"], labels, record, unlabelled))
     return rows
 
 
@@ -48,7 +49,7 @@ def check(path: Path, content: bytes) -> str:
         if len(wanted) != len(first):
             return f"{len(wanted)} cuts are there, {len(first)} come out"
         for want, got in zip(wanted, first, strict=True):
-            same = (want[0], want[2], repr(want[3])) == (got[0], got[2], repr(got[3]))
+            same = (want[0], want[2], repr(want[3]), want[4]) == (got[0], got[2], repr(got[3]), got[4])
             if not (same and math.isclose(want[1], got[1], rel_tol=1e-6)):
                 return f"{want[:3]} is there, {got[:3]} comes out"
     except Exception as error:
@@ -134,10 +135,10 @@ def with_value(key: str, value: str) -> bytes:
     return b"\n".join([LINES[0], whole.encode(), LINES[2]]) + b"\n"
 
 
-def with_event(value: str) -> bytes:
-    """The manifest with other labels in its second cut."""
+def with_event(value: str, field: str) -> bytes:
+    """The manifest with other labels, or unlabelled classes, in its second cut."""
     changed = cut(1)
-    changed["supervisions"][0]["custom"]["audio_event"] = "VALUE"
+    changed["supervisions"][0]["custom"][field] = "VALUE"
     return b"\n".join([LINES[0], json.dumps(changed).replace('"VALUE"', value).encode(), LINES[2]]) + b"\n"
 
 
@@ -150,14 +151,15 @@ def test_values_of_other_kinds(path, key, value):
     assert not check(path, with_value(key, value))
 
 
+@pytest.mark.parametrize(("field", "place"), [("audio_event", 2), ("unlabelled", 4)])
 @pytest.mark.parametrize("value", EVENTS, ids=lambda text: text[:30])
-def test_labels_of_other_kinds(path, value):
+def test_labels_of_other_kinds(path, value, field, place):
     """Labels that cannot be read are never taken for a clip without labels, or for other ones."""
-    assert not check(path, with_event(value))
+    assert not check(path, with_event(value, field))
     rows = read(lambda: columns(path), path)
     if not isinstance(rows, Refusal):
         labels = json.loads(value)
-        assert labels is None or (isinstance(labels, str) and ";".join(map(str, rows[1][2])) == labels)
+        assert labels is None or (isinstance(labels, str) and ";".join(map(str, rows[1][place])) == labels)
 
 
 @pytest.mark.parametrize("key", ["id", "duration"])

@@ -68,6 +68,17 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_flipped_bit_anywhere_in_a_tensor_is_noticed(tmp_path):
+    path = tmp_path / "epoch-1.pt"
+    save_checkpoint(path, tiny_checkpoint())
+    data = path.read_bytes()
+    weight = tiny_tagger().state_dict()["encoder.pos_embed"].numpy().tobytes()
+    place = data.index(weight) + len(weight) // 2
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"epoch-1\.pt: damaged"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.3, 0.7, 0.99])
 def test_truncated_files_are_refused_by_name(tmp_path, keep):
     path = tmp_path / "epoch-1.pt"
@@ -92,7 +103,10 @@ def test_files_of_other_kinds_are_refused_by_name(tmp_path, content):
     [
         ({"format": "other"}, "not an audiotag checkpoint"),
         (torch.zeros(3), "not an audiotag checkpoint"),
-        ({"format": "audiotag-checkpoint", "version": 99}, "checkpoint version 99, this audiotag reads 1"),
+        (
+            {"format": "audiotag-checkpoint", "version": 99},
+            "checkpoint version 99, this audiotag reads up to 2",
+        ),
         ({"format": "audiotag-checkpoint", "version": 1, "model": {}}, "without optimizer"),
     ],
 )

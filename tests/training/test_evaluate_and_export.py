@@ -11,8 +11,10 @@ import soundfile
 import torch
 
 import audiotag
+from audiotag.configevaluation import WeightChoice
 from audiotag.evaluation.scores import Scores
 from audiotag.training.averaging import choose_weights
+from audiotag.training.checkpoint import load_checkpoint
 
 
 def evaluate(recipe, name, *arguments):
@@ -25,7 +27,7 @@ def test_scores_are_those_of_the_averaged_model_on_each_clip_alone(recipe, finis
     folder = finished / "eval_eval_epoch4-avg2"
     scores = Scores.load(folder / "scores.npz")
     tagger = audiotag.load(finished / "epoch-4.pt")
-    tagger.load_state_dict(choose_weights(finished, avg=2).weights)
+    tagger.load_state_dict(choose_weights(finished, WeightChoice(avg=2)).weights)
     assert len(scores.ids) == 12
     for clip, logits in zip(scores.ids, scores.logits, strict=True):
         audio, _ = soundfile.read(
@@ -44,11 +46,37 @@ def test_scores_are_those_of_the_averaged_model_on_each_clip_alone(recipe, finis
 def test_best_and_several_splits(recipe, finished):
     done = evaluate(recipe, "finished", "--best", "--split", "valid", "--split", "eval")
     assert done.returncode == 0, done.stderr
-    best = choose_weights(finished, best=True).name
-    scored = json.loads((finished / f"eval_valid_{best}" / "metrics.json").read_text())
-    stored = choose_weights(finished, best=True).checkpoint["metrics"]
-    assert scored["metrics"]["mAP"] == pytest.approx(stored["mAP"], abs=1e-6)
-    assert (finished / f"eval_eval_{best}" / "scores.npz").is_file()
+    best = choose_weights(finished, WeightChoice(best=True))
+    assert_measures_the_same(finished / f"eval_valid_{best.name}", best.checkpoint["metrics"])
+    info = json.loads((finished / f"eval_eval_{best.name}" / "metrics.json").read_text())["info"]
+    assert info["selected_on"] == "valid"
+    assert info["weights_in_words"] == f"trained weights of {best.files[0]}, chosen by validation"
+
+
+def assert_measures_the_same(folder, validated):
+    """Stage 6 on valid gives what validation while training gave."""
+    scored = json.loads((folder / "metrics.json").read_text())["metrics"]
+    common = scored.keys() & validated.keys()
+    assert {"mAP", "mAUC", "loss", "accuracy"} <= common
+    for name in common:
+        if validated[name] is None:
+            assert scored[name] is None, name
+        else:
+            assert scored[name] == pytest.approx(validated[name], abs=1e-6), name
+
+
+def test_validation_while_training_takes_the_same_windows(recipe):
+    """On two processes with other batches, against one alone."""
+    windows = ("evaluation.window_s=0.64", "evaluation.window_mean=logits")
+    done = recipe.train("windowed", "training.epochs=1", "evaluation.batch_size=5", *windows, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "of valid are longer than" not in done.stderr
+    settings = [word for setting in windows for word in ("--set", setting)]
+    done = evaluate(recipe, "windowed", "--split", "valid", *settings)
+    assert done.returncode == 0, done.stderr
+    stored = load_checkpoint(recipe.exp("windowed") / "epoch-1.pt")["metrics"]
+    folder = recipe.exp("windowed") / "eval_valid_epoch1-windows0.64-hop0.32-logits"
+    assert_measures_the_same(folder, stored)
 
 
 def test_a_valid_split_of_other_data_is_refused(recipe, finished):
@@ -60,19 +88,50 @@ def test_a_valid_split_of_other_data_is_refused(recipe, finished):
     assert evaluate(recipe, "finished", *data, "--split", "eval").returncode == 0
 
 
-def test_two_processes_score_every_clip_once(recipe, finished):
-    assert evaluate(recipe, "finished").returncode == 0
-    alone = Scores.load(finished / "eval_eval_epoch4" / "scores.npz")
-    metrics = json.loads((finished / "eval_eval_epoch4" / "metrics.json").read_text())["metrics"]
-    small = ("--set", "evaluation.batch_size=5")
+@pytest.mark.parametrize("windows", [(), ("--set", "evaluation.window_s=0.64")])
+def test_two_processes_write_the_same_scores_as_one(recipe, finished, windows):
+    """To the last bit, since they share the same batches; up to rounding with other batches."""
+    small = (*windows, "--set", "evaluation.batch_size=5")
+    assert evaluate(recipe, "finished", *small).returncode == 0
+    folder = finished / ("eval_eval_epoch4-windows0.64-hop0.32" if windows else "eval_eval_epoch4")
+    alone = Scores.load(folder / "scores.npz")
+    content = (folder / "scores.npz").read_bytes()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    manifest = (recipe.folder / "data" / "manifests" / "cuts_eval.jsonl").read_text().splitlines()
+    assert alone.ids == [json.loads(line)["id"] for line in manifest]
     done = recipe.run("evaluate", "--config", "config.yaml", "--exp-dir", "exp/finished", *small, processes=2)
     assert done.returncode == 0, done.stderr
-    scores = Scores.load(finished / "eval_eval_epoch4" / "scores.npz")
-    assert sorted(scores.ids) == sorted(alone.ids)
-    order = [scores.ids.index(clip) for clip in alone.ids]
-    assert np.allclose(scores.logits[order], alone.logits, atol=1e-5)
-    again = json.loads((finished / "eval_eval_epoch4" / "metrics.json").read_text())["metrics"]
-    assert again["mAP"] == pytest.approx(metrics["mAP"], abs=1e-6)
+    assert (folder / "scores.npz").read_bytes() == content
+    again = json.loads((folder / "metrics.json").read_text())
+    assert again["metrics"] == metrics["metrics"]
+    assert (metrics["info"]["processes"], again["info"]["processes"]) == (1, 2)
+    if windows:
+        assert again["info"]["windows"]["clips_in_windows"] == 12
+    assert evaluate(recipe, "finished", *windows).returncode == 0
+    scores = Scores.load(folder / "scores.npz")
+    assert scores.ids == alone.ids and np.array_equal(scores.labels, alone.labels)
+    assert np.allclose(scores.logits, alone.logits, atol=1e-5 * np.abs(alone.logits).max())
+
+
+def test_a_clip_that_one_of_two_processes_cannot_read_is_named(recipe, finished):
+    """The other does not wait for it, and nothing is written."""
+    shutil.copytree(finished, recipe.exp("damaged"))
+    data = recipe.folder / "damaged_data"
+    shutil.copytree(recipe.folder / "data", data)
+    path = data / "manifests" / "cuts_eval.jsonl"
+    lines = path.read_text().splitlines()
+    cut = json.loads(lines[7])
+    source = cut["recording"]["sources"][0]
+    audio = (recipe.folder / source["source"]).read_bytes()
+    source["source"] = str(data / "short.wav")
+    (data / "short.wav").write_bytes(audio[: len(audio) // 2])
+    path.write_text("\n".join([*lines[:7], json.dumps(cut), *lines[8:]]) + "\n")
+    shutil.rmtree(recipe.exp("damaged") / "eval_eval_epoch4", ignore_errors=True)
+    arguments = ("--config", "config.yaml", "--exp-dir", "exp/damaged", "--data-dir", "damaged_data")
+    done = recipe.run("evaluate", *arguments, "--set", "evaluation.batch_size=4", processes=2)
+    assert done.returncode != 0
+    assert f"clip {cut['id']}: cannot read {data / 'short.wav'}" in done.stderr
+    assert not (recipe.exp("damaged") / "eval_eval_epoch4" / "metrics.json").exists()
 
 
 def test_columns_follow_the_mids_when_the_corpus_lists_its_labels_in_another_order(recipe, finished):
@@ -115,7 +174,7 @@ def test_the_exported_folder_gives_the_averaged_model(recipe, finished):
     done = recipe.run("export", *arguments, "--dest", "exp/finished/export")
     assert done.returncode == 0, done.stderr
     tagger = audiotag.load(finished / "export")
-    for name, tensor in choose_weights(finished, avg=3).weights.items():
+    for name, tensor in choose_weights(finished, WeightChoice(avg=3)).weights.items():
         assert torch.equal(tagger.state_dict()[name], tensor), name
     assert tagger.labels[1].name == "Chirp, rising"
     description = json.loads((finished / "export" / "config.json").read_text())

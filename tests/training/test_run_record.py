@@ -12,7 +12,8 @@ from audiotag.config import Config
 from audiotag.distributed import World
 from audiotag.errors import ConfigError
 from audiotag.training.resume import check_same_run
-from audiotag.training.run import prepare_trainer
+from audiotag.training.run import StartOptions, prepare_trainer
+from audiotag.training.signals import StopRequest
 from tests.data_pipeline.manifests import noise_clips
 from tests.tiny import TINY, tiny_labels
 
@@ -38,7 +39,10 @@ def start(data_dir, normalization="preset", sources=None):
         "corpus": {"name": "audioset", "valid_share": 0.0},
         "data": {"num_workers": 0, "sources": sources},
     }
-    return prepare_trainer(Config.model_validate(settings), data_dir, data_dir.parent / "exp", WORLD)
+    exp_dir = data_dir.parent / "exp"
+    return prepare_trainer(
+        Config.model_validate(settings), data_dir, exp_dir, WORLD, StartOptions(), StopRequest()
+    ).keeper
 
 
 def test_statistics_join_the_record_and_disagreement_is_said(data_dir, caplog):
@@ -71,9 +75,9 @@ def test_a_source_with_other_clips_is_another_run(data_dir, tmp_path):
     assert alone["mixed_data"] is None and before["mixed_data"]["clips"] == 12
     assert before["train_data"] == alone["train_data"]
     state = {**before, "position": {"world_size": 1}}
-    check_same_run(state, start(data_dir, sources=sources).record, tmp_path / "exp", 1)
+    check_same_run(state, start(data_dir, sources=sources).record, tmp_path / "exp", 1, allow_changes=False)
     manifest = tmp_path / "other" / "manifests" / "cuts_train.jsonl"
     manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[1:]))
     after = start(data_dir, sources=sources).record
     with pytest.raises(ConfigError, match=r"on other clips in data.sources or .*\(12 then, 11 now\)"):
-        check_same_run(state, after, tmp_path / "exp", 1)
+        check_same_run(state, after, tmp_path / "exp", 1, allow_changes=False)

@@ -1,0 +1,85 @@
+"""A comparison of systems as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audiotag.evaluation.comparison import Aligned, Comparison
+from audiotag.evaluation.metricnames import METRIC_NAMES, less_is_better
+from audiotag.evaluation.tables import Table, interval, number
+
+EXTREMES = 5
+
+
+def describe(aligned: Aligned, comparisons: Sequence[Comparison], resamplings: int) -> str:
+    """The whole comparison in Markdown."""
+    parts = [
+        f"{len(aligned.ids):,} clips, {len(aligned.class_names)} classes, {resamplings:,} paired resamplings "
+        f"of the clips. A is {aligned.names[0]}."
+    ]
+    for name, comparison in zip(aligned.names[1:], comparisons, strict=True):
+        parts.append(f"## B is {name}")
+        parts.append(metrics_table(comparison).markdown())
+        parts.append(wins(comparison))
+        parts.append(class_table(aligned, comparison).markdown())
+    return "\n\n".join(parts) + "\n"
+
+
+def metrics_table(comparison: Comparison) -> Table:
+    """A line for each metric; `better` names a system when the interval does not hold 0."""
+    columns = ["A", "B", "B - A", "95 % interval", "p"]
+    table = Table(["metric", *columns, "better"], [], frozenset(columns))
+    for name in METRIC_NAMES:
+        if name not in comparison.differences:
+            continue
+        difference = comparison.differences[name]
+        b_is_higher = "-" if difference.low <= 0 <= difference.high else ("B" if difference.low > 0 else "A")
+        better = {"A": "B", "B": "A"}.get(b_is_higher, "-") if less_is_better(name) else b_is_higher
+        first, other = comparison.first.summary[name], comparison.other.summary[name]
+        table.rows.append(
+            [
+                name,
+                number(first),
+                number(other),
+                f"{difference.value:+.4f}",
+                interval((difference.low, difference.high)),
+                f"{difference.p_value:.3f}",
+                better,
+            ]
+        )
+    return table
+
+
+def wins(comparison: Comparison) -> str:
+    """In how many classes each system has the higher AP."""
+    there = [one for one in comparison.class_differences if one.value == one.value]
+    b, a = sum(one.value > 0 for one in there), sum(one.value < 0 for one in there)
+    clear_b, clear_a = sum(one.low > 0 for one in there), sum(one.high < 0 for one in there)
+    return (
+        f"AP of {len(there)} classes: B is higher in {b}, A in {a}, equal in {len(there) - a - b}. The "
+        f"class's own 95 % interval does not hold 0 in {clear_b} for B and {clear_a} for A; of {len(there)} "
+        f"classes without any difference about {0.05 * len(there):.0f} would do so by chance."
+    )
+
+
+def class_table(aligned: Aligned, comparison: Comparison) -> Table:
+    """The classes that gained and lost most AP from A to B."""
+    columns = ["positives", "AP of A", "AP of B", "B - A", "95 % interval"]
+    table = Table(["class", *columns], [], frozenset(columns))
+    ranked = [index for index, one in enumerate(comparison.class_differences) if one.value == one.value]
+    ranked.sort(key=lambda index: -comparison.class_differences[index].value)
+    if len(ranked) > 2 * EXTREMES:
+        ranked = ranked[:EXTREMES] + ranked[-EXTREMES:]
+    for index in ranked:
+        one = comparison.class_differences[index]
+        table.rows.append(
+            [
+                aligned.class_names[index],
+                number(int(comparison.first.positives[index])),
+                number(comparison.first.ap[index]),
+                number(comparison.other.ap[index]),
+                f"{one.value:+.4f}",
+                interval((one.low, one.high)),
+            ]
+        )
+    return table

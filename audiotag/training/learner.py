@@ -1,0 +1,166 @@
+"""One update of a model: gradients of some batches, clipping, the optimiser's step; in any precision, on any
+number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from audiotag.distributed import World
+from audiotag.evaluation.scoring import AMP_DTYPES
+from audiotag.tagger import Tagger
+from audiotag.training.divergence import StepInput
+from audiotag.training.stepflags import StepFlags
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an update.
+
+    Args:
+        norm: of the gradient, before clipping.
+        skipped: whether an overflow in fp16 made the scaler leave the weights as they were.
+        stop: whether a process was asked to stop.
+        bad: whether a loss or gradient was not finite, so that the weights are as before.
+    """
+
+    norm: Tensor
+    skipped: Tensor
+    stop: bool
+    bad: bool
+
+
+class Learner:
+    """A tagger and all that changes its weights.
+
+    Args:
+        tagger: on its device.
+        loss: of logits (B,C) and targets (B,C).
+        optimizer: over the tagger's parameters; its groups' `lr` at this moment are the base rates.
+        world: the processes.
+        amp: precision of the forward pass: off, fp16 or bf16.
+        clip_norm: largest norm of the gradient; None does not clip.
+        lagged: whether to learn one update late of what other processes and the GPU know, see `StepFlags`;
+            None does so where it saves time and the optimiser can keep the weights meanwhile.
+    """
+
+    def __init__(
+        self,
+        tagger: Tagger,
+        loss: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        *,
+        amp: str = "off",
+        clip_norm: float | None = None,
+        lagged: bool | None = None,
+    ) -> None:
+        self.tagger = tagger
+        self.loss = loss
+        self.optimizer = optimizer
+        self.world = world
+        self.amp = amp
+        self.amp_dtype = AMP_DTYPES[amp]
+        self.clip_norm = clip_norm or float("inf")
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp == "fp16")
+        self.model: nn.Module = tagger
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        if lagged is None:
+            lagged = world.device.type == "cuda" and can_be_held(optimizer)
+        self.flags = StepFlags(world, lagged)
+        self._losses: list[Tensor] = []
+
+    def distribute(self) -> None:
+        """Let gradients be averaged over the processes; again whenever other parameters are trained."""
+        self.model = self.tagger
+        if self.world.size > 1:
+            device = self.world.device
+            self.model = DistributedDataParallel(
+                self.tagger,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,
+            )
+
+    def add_gradient(self, inputs: StepInput, group_size: int, last: bool) -> Tensor:
+        """Add the gradient of one of the `group_size` batches of an update; returns the loss.
+
+        Gradients are exchanged between processes only with the `last` one.
+        """
+        torch.manual_seed(inputs.seed)
+        with self._exchange(last):
+            with self.autocast():
+                logits = self.model(inputs.features, inputs.lengths)
+            loss = self.loss(logits, inputs.targets)
+            self.scaler.scale(loss / group_size).backward()
+        self._losses.append(loss.detach())
+        return loss.detach()
+
+    def update(self, factor: float, stop: bool = False) -> Outcome:
+        """Change the weights by the gradients that were added up, and clear them.
+
+        Args:
+            factor: on the base learning rates.
+            stop: this process was asked to stop; the outcome tells whether any was.
+        """
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.tagger.parameters(), self.clip_norm)
+        overflow = ~norm.isfinite()
+        bad = ~torch.stack(self._losses).isfinite().all()
+        skipped = overflow & ~bad
+        if not self.scaler.is_enabled():
+            bad, skipped = bad | overflow, torch.zeros_like(bad)
+        stop, known_bad = self.flags.exchange(stop, bad)
+        if not known_bad:
+            self._step()
+        self._losses.clear()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Outcome(norm.detach(), skipped, stop, known_bad)
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision as configured; losses are taken outside of it, in float32."""
+        return torch.autocast(
+            self.world.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimiser and the scaler."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a state; settings such as weight decay are and remain those of the configuration."""
+        settings = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _step(self) -> None:
+        if self.flags.lagged and not self.scaler.is_enabled():
+            # What fp16's scaler does: with `found_inf` above 0 the fused kernels leave all as it is.
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, self.flags.bad
+            self.optimizer.step()
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+            return
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _exchange(self, wanted: bool) -> contextlib.AbstractContextManager:
+        if wanted or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+
+def can_be_held(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimiser can be told on the device to leave the weights as they are."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

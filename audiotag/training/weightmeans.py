@@ -1,0 +1,144 @@
+"""Means of the weights in checkpoint files, summed in float64 with one file in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from audiotag.errors import CheckpointError
+from audiotag.training.checkpoint import load_checkpoint
+
+Weights = dict[str, Tensor]
+
+# What may differ between models whose weights are averaged: it changes training or where features come from.
+FREE_FEATURES = ("storage",)
+FREE_ENCODER = ("dropout", "attention_dropout", "drop_path")
+
+
+class WeightedMean:
+    """The sum of models with their factors, divided by the sum of the factors."""
+
+    def __init__(self) -> None:
+        self.factors = 0
+        self.total: Weights = {}
+        self.first: tuple[Path, dict[str, Any]] | None = None
+        self.train_data: list[Any] = []
+
+    def add(self, path: Path, state: dict[str, Any], weights: Weights, factor: int = 1) -> None:
+        """Add the weights of a checkpoint, of which `state` is the rest; all must be of one kind of model."""
+        described = {key: state[key] for key in ("labels", "config")}
+        if self.first is None:
+            self.first = (path, described)
+        else:
+            check_same_model(self.first, (path, described))
+            check_same_tensors(self.total, weights, path, self.first[0])
+        self.factors += factor
+        self.train_data.append(state.get("train_data"))
+        for name, tensor in weights.items():
+            if name in self.total:
+                self.total[name].add_(tensor, alpha=factor)
+            elif tensor.is_floating_point():
+                self.total[name] = tensor.double() * factor
+
+    def result(self, path: Path, state: dict[str, Any]) -> tuple[Weights, dict[str, Any]]:
+        """The mean and the rest of the last checkpoint, which also has what has no mean, such as counters."""
+        own = state["model"]
+        check_same_tensors(self.total, own, path, self.first[0])
+        weights = {
+            name: (self.total[name] / self.factors).to(tensor.dtype) if name in self.total else tensor
+            for name, tensor in own.items()
+        }
+        # Of models of several training sets no valid split is known to be held out.
+        same = all(data == self.train_data[-1] for data in self.train_data)
+        return weights, state if same else {**state, "train_data": None}
+
+
+def mean_of_files(paths: Sequence[Path], kind: str) -> tuple[Weights, dict[str, Any]]:
+    """The plain mean of the weights of this kind in all files, and the checkpoint of the last file."""
+    mean = WeightedMean()
+    for path in paths[:-1]:
+        add_file(mean, path, kind)
+    state = add_file(mean, paths[-1], kind)
+    return mean.result(paths[-1], state)
+
+
+def add_file(mean: WeightedMean, path: Path, kind: str) -> dict[str, Any]:
+    """Add a file's weights to a mean; returns its checkpoint."""
+    state = load_checkpoint(path)
+    mean.add(path, state, state["model"] if kind == "model" else kept_average(state, kind, path)["weights"])
+    return state
+
+
+def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
+    """The mean of all samples that the running average took after one checkpoint, up to another of its run.
+
+    With the averages a and A after n and N samples it is (N A - n a) / (N - n); and the later checkpoint.
+    """
+    mean = WeightedMean()
+    state = load_checkpoint(start)
+    earlier = kept_average(state, "running_average", start, allow_none=True)
+    samples, period = earlier["samples"], earlier["period"]
+    if samples:
+        mean.add(start, state, earlier["weights"], -samples)
+    del state, earlier
+    state = load_checkpoint(end)
+    later = kept_average(state, "running_average", end, allow_none=True)
+    if later["period"] != period:
+        raise CheckpointError(
+            f"{start} and {end} are not of one run: the first took a sample of the weights every "
+            f"{period} updates, the second every {later['period']}"
+        )
+    if later["samples"] <= samples:
+        raise CheckpointError(
+            f"{end} has {later['samples']} samples of the weights in its running average, and {start}, which "
+            f"should be the earlier one, {samples}: choose checkpoints with at least "
+            f"{later['period']} updates (training.running_average.period) from the first to the second"
+        )
+    mean.add(end, state, later["weights"], later["samples"])
+    return mean.result(end, state)
+
+
+def kept_average(state: dict[str, Any], kind: str, path: Path, *, allow_none: bool = False) -> dict[str, Any]:
+    """An average of the weights that training kept, which has samples unless none are allowed too."""
+    average = state.get("averages", {}).get(kind)
+    if average is None:
+        raise CheckpointError(
+            f"{path} holds no {kind} of the weights: training keeps one with training.{kind}"
+        )
+    if not average["samples"] and not allow_none:
+        raise CheckpointError(f"{path}: its {kind} of the weights had not begun: choose a later checkpoint")
+    return average
+
+
+def check_same_tensors(total: Weights, weights: Weights, path: Path, first: Path) -> None:
+    """Refuse weights with other names or shapes."""
+    names = {name for name, tensor in weights.items() if tensor.is_floating_point()}
+    if different := sorted(names ^ total.keys()):
+        raise CheckpointError(
+            f"{path}: its weights have other names than those of {first}: {different[0]} is in one alone"
+        )
+    for name, tensor in total.items():
+        if weights[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {tuple(weights[name].shape)}, but "
+                f"{tuple(tensor.shape)} in {first}; their mean does not exist"
+            )
+
+
+def check_same_model(first: tuple[Path, dict[str, Any]], other: tuple[Path, dict[str, Any]]) -> None:
+    """Refuse models whose weights fit each other but do not mean the same."""
+    (first_path, one), (path, two) = first, other
+    if one["labels"] != two["labels"]:
+        raise CheckpointError(f"{path}: its labels are not those of {first_path}, or in another order")
+    for section, free in (("features", FREE_FEATURES), ("encoder", FREE_ENCODER)):
+        before, after = one["config"][section], two["config"][section]
+        # A key that only one of them has came with a newer version, where it changed nothing by itself.
+        for key in sorted(before.keys() & after.keys() - set(free)):
+            if before[key] != after[key]:
+                raise CheckpointError(
+                    f"{path}: {section}.{key} is {after[key]!r}, but {before[key]!r} in {first_path}: the "
+                    "mean of their weights would be no model"
+                )

@@ -1,0 +1,113 @@
+"""A signal to the driver while it trains: training saves, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from clone import copy_tree, environment
+
+LONG = ("--set", "training.epochs=500", "--set", "training.log_every=1")
+TRAINING = ("--stage", "5", "--stop-stage", "5", *LONG)
+WAIT_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A clone whose recipe `mini` has its data."""
+    tree = copy_tree(tmp_path_factory.mktemp("stopping") / "clone")
+    done = drive(tree, "--stop-stage", "4")
+    assert done.wait(timeout=WAIT_S) == 0, output(tree)
+    return tree
+
+
+def drive(tree: Path, *arguments: str) -> subprocess.Popen:
+    """Start the driver; what it prints goes to a file."""
+    with (tree / "output").open("wb") as file:
+        return subprocess.Popen(
+            ["bash", "run.sh", *arguments],
+            cwd=tree,
+            env=environment(OMP_NUM_THREADS="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+
+def output(tree: Path) -> str:
+    """What the driver has printed so far."""
+    return (tree / "output").read_text()
+
+
+def stop(tree: Path, number: signal.Signals, *arguments: str) -> str:
+    """Train until the first updates are made, then send the driver a signal; what it printed."""
+    driver = drive(tree, *TRAINING, *arguments)
+    end = time.monotonic() + WAIT_S
+    while "epoch 1 update 2" not in output(tree) and "resuming from" not in output(tree):
+        assert driver.poll() is None, output(tree)
+        assert time.monotonic() < end, output(tree)
+        time.sleep(0.1)
+    os.kill(driver.pid, number)
+    assert driver.wait(timeout=WAIT_S) == 75, output(tree)
+    return output(tree)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("SIGINT", 1), ("SIGUSR1", 2), ("SIGTERM", 2)])
+def test_training_saves_and_the_same_command_goes_on(prepared, name, processes):
+    number = getattr(signal, name)
+    options = ("--tag", f"{name}{processes}", "--ngpu", str(processes))
+    printed = stop(prepared, number, *options)
+    exp = prepared / "egs" / "mini" / "exp" / f"{name}{processes}"
+    assert f"{name}: stopping" in printed
+    assert f"stopped by {name} after update " in printed
+    assert printed.rstrip().endswith("stopped and saved; the same command goes on from there")
+    assert "FAILED" not in printed
+    assert "killed" not in printed
+    assert (exp / ".done_train").read_text() == "unfinished\n"
+    assert list(exp.glob("*.pt"))
+    printed = stop(prepared, number, *options)
+    assert "resuming from" in printed
+
+
+def test_a_stop_from_elsewhere_is_no_failure(prepared):
+    """As when a scheduler signals the training processes, or those on another node were asked to stop."""
+    driver = drive(prepared, *TRAINING, "--tag", "elsewhere", "--ngpu", "2")
+    end = time.monotonic() + WAIT_S
+    while "epoch 1 update 2" not in output(prepared):
+        assert time.monotonic() < end, output(prepared)
+        time.sleep(0.1)
+    for rank in workers(driver.pid):
+        os.kill(rank, signal.SIGUSR1)
+    assert driver.wait(timeout=WAIT_S) == 75, output(prepared)
+    assert "stopped and saved; the same command goes on from there" in output(prepared)
+    assert "FAILED with exit code" not in output(prepared)
+
+
+def workers(pid: int) -> list[int]:
+    """The training processes that the driver's launcher has started: they lead sessions of their own."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            variables = (stat.parent / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        own = int(stat.parent.name)
+        if int(fields[3]) == own and b"RANK=0" in variables and is_below(own, pid):
+            found.append(own)
+    assert found
+    return found
+
+
+def is_below(pid: int, ancestor: int) -> bool:
+    """Whether one process descends from another."""
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if pid == ancestor:
+            return True
+    return False

@@ -1,0 +1,17 @@
+"""Config sections as the code gets them, complete with all defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from audiotag.config import Config
+
+
+def optimizer_section(**settings: Any) -> dict[str, Any]:
+    """A complete `optimizer` section."""
+    return Config.model_validate({"optimizer": settings}).optimizer.model_dump()
+
+
+def schedule_section(**settings: Any) -> dict[str, Any]:
+    """A complete `schedule` section."""
+    return Config.model_validate({"schedule": settings}).schedule.model_dump()
