@@ -99,7 +99,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 def read_timed_curves(folder: Path) -> dict[str, TimedCurve]:
     """All scalars by tag; the time between parts of a run, when none of it ran, does not count."""
-    cut = Cut(last_step=math.inf)
+    cut = Cut(last_step=math.inf, last_validation=math.inf)
     parts: list[tuple[float, list[tuple[str, int, float, float]]]] = []
     for path in reversed(event_files(folder)):
         began, points = math.inf, []
