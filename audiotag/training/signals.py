@@ -26,6 +26,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._process = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -42,6 +43,8 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader process, so young that it still has this handler
         name = signal.Signals(number).name
         if self.name is not None and "SIGINT" in (name, self.name) and name != "SIGUSR1":
             raise KeyboardInterrupt

@@ -48,7 +48,7 @@ def stop(tree: Path, number: signal.Signals, *arguments: str) -> str:
     """Train until the first updates are made, then send the driver a signal; what it printed."""
     driver = drive(tree, *TRAINING, *arguments)
     end = time.monotonic() + WAIT_S
-    while "epoch 1 update 2" not in output(tree) and "resuming from" not in output(tree):
+    while " update 2: " not in output(tree) and "resuming from" not in output(tree):
         assert driver.poll() is None, output(tree)
         assert time.monotonic() < end, output(tree)
         time.sleep(0.1)
@@ -78,7 +78,7 @@ def test_a_stop_from_elsewhere_is_no_failure(prepared):
     """As when a scheduler signals the training processes, or those on another node were asked to stop."""
     driver = drive(prepared, *TRAINING, "--tag", "elsewhere", "--ngpu", "2")
     end = time.monotonic() + WAIT_S
-    while "epoch 1 update 2" not in output(prepared):
+    while " update 2: " not in output(prepared):
         assert time.monotonic() < end, output(prepared)
         time.sleep(0.1)
     for rank in workers(driver.pid):
