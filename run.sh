@@ -132,7 +132,7 @@ run_stage() {
         log started
         quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}"
     } >>"$log_file"
-    run_logged "$log_file" cat env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
+    run_logged "$log_file" hide_stops env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
     if ((status != 0)); then
         status=$(own_status "$status" "$log_file")
         # Somebody else has asked it to stop: a scheduler, or the processes on another node.

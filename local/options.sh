@@ -10,7 +10,7 @@ tag        | NAME         | (name of the config file)           | the run is kep
 stage      | N            | 0                                   | first stage to run
 stop-stage | N            | 8                                   | last stage to run
 set        | KEY=VALUE... | (none)                              | override one key of the config, such as optimizer.lr=1e-4; may be repeated
-ngpu       | N            | (number of visible GPUs)            | GPUs, each with one training process; 0 trains on the CPU; without GPUs N is a number of CPU processes
+ngpu       | N            | (number of visible GPUs)            | GPUs, each with one process of training and evaluation; 0 uses the CPU; without GPUs N is a number of CPU processes
 num-nodes  | N            | 1                                   | machines that train together; from 2 on call stage 5 on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set
 nj         | N            | (number of CPU cores, at most 8)    | processes that prepare data
 epoch      | N            | (the last one)                      | evaluate and export this epoch: evaluation.epoch

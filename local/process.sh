@@ -97,6 +97,37 @@ report_stop() {
     exit "$STOPPED"
 }
 
+# Pass stdin on without torchrun's report of processes that have only stopped as they were asked to.
+hide_stops() {
+    local line rules held=()
+    while IFS= read -r line || [[ -n $line ]]; do
+        # From torchrun's first word on it to the second rule of its table.
+        if ((${#held[@]} == 0)) && [[ ! $line =~ ^E[0-9]{4}\ .*\ failed\ \(exitcode:\ $STOPPED\) ]]; then
+            printf '%s\n' "$line"
+            continue
+        fi
+        ((${#held[@]})) || rules=0
+        held+=("$line")
+        [[ ! $line =~ ^={20,}$ ]] || rules=$((rules + 1))
+        if ((rules == 2)); then
+            show_failures
+            held=()
+        fi
+    done
+    ((${#held[@]} == 0)) || show_failures
+}
+
+# Print the lines that are held when they tell of a process that left with another status.
+show_failures() {
+    local code
+    while read -r code; do
+        if [[ $code != "$STOPPED" ]]; then
+            printf '%s\n' "${held[@]}"
+            return
+        fi
+    done < <(printf '%s\n' "${held[@]}" | sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p')
+}
+
 # Print the processes that torchrun has started, where it is torchrun that runs.
 list_workers() {
     local pid parent

@@ -113,8 +113,9 @@ build_command() {
             ! is_forced 5 || COMMAND+=(--restart)
             ;;
         6)
-            use_gpus 1
-            COMMAND=("$PYTHON" -m audiotag.bin.evaluate "${config[@]}" --data-dir data --exp-dir "$EXP_DIR")
+            use_gpus "$NGPU"
+            build_launcher
+            COMMAND+=(audiotag.bin.evaluate "${config[@]}" --data-dir data --exp-dir "$EXP_DIR")
             ;;
         7) COMMAND=("$PYTHON" -m audiotag.bin.report "${config[@]}" --exp-dir "$EXP_DIR") ;;
         8)
@@ -137,7 +138,7 @@ use_gpus() {
     fi
 }
 
-# Set COMMAND to what starts the training processes: python itself, or torchrun for several.
+# Set COMMAND to what starts the processes of training and evaluation: python itself, or torchrun for several.
 build_launcher() {
     # Schedulers send SIGUSR1 to all processes of a job; torchrun would die of it before its workers have saved.
     local signals=(--signals-to-handle "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")

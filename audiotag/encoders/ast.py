@@ -211,13 +211,13 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        self.is_active = rate > 0.0
+        # A number would be built into what torch.compile makes: a compilation for each block.
+        self.register_buffer("keep", torch.tensor(1.0 - rate), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,N,D) to (B,N,D); branches that stay are scaled so that the mean does not change."""
-        if not self.training or self.rate == 0.0:
+        if not (self.training and self.is_active):
             return x
-        keep = 1.0 - self.rate
-        # bernoulli_ has its rate built into what torch.compile makes: a compilation for each block.
-        stays = torch.rand(len(x), 1, 1, device=x.device) < keep
-        return x * stays.to(x.dtype).div_(keep)
+        stays = torch.rand(len(x), 1, 1, device=x.device) < self.keep
+        return x * (stays / self.keep).to(x.dtype)

@@ -42,6 +42,12 @@ class StopRequest:
             if signal.getsignal(number) == self._note:
                 signal.signal(number, handler)
 
+    def disarm(self) -> None:
+        """Everything is saved: what a launcher sends when others have left first must not end this process
+        in another way."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader process, so young that it still has this handler

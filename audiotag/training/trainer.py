@@ -311,6 +311,8 @@ class Trainer:
         """Save this moment, and end the run for now."""
         self.save({})
         self.keeper.finish()
+        # Before the processes meet for the last time: then none of them leaves before all are ready to.
+        self.stop.disarm()
         names = [name for name in self.world.gather(self.stop.name) if name]
         raise StoppedBySignal(
             f"stopped by {names[0] if names else 'a signal'} after update {self.position.step}; saved "

@@ -103,6 +103,8 @@ def test_without_chance_a_training_batch_is_one_of_evaluation(plain):
     [expected] = load(plain, [order])
     assert batch["replaced"] == [] and batch["num_replaced"] == 0
     assert set(batch) - set(expected) == {"batch_name", "replaced", "num_replaced"}
+    # Only scores need to know where in the manifest a clip is.
+    assert expected.pop("positions").tolist() == order.tolist()
     assert_same([expected], [{name: batch[name] for name in expected}])
 
 

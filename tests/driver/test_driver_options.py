@@ -114,16 +114,17 @@ def test_choices_of_weights_become_settings(drive):
 @pytest.mark.parametrize(
     ("arguments", "launcher"),
     [
-        ([], "python -m audiotag.bin.train"),
-        (["--ngpu", "1"], "python -m audiotag.bin.train"),
-        (["--ngpu", "3"], "SIGUSR1 --standalone --nproc-per-node 3 -m audiotag.bin.train"),
+        ([], "python -m "),
+        (["--ngpu", "1"], "python -m "),
+        (["--ngpu", "3"], "SIGUSR1 --standalone --nproc-per-node 3 -m "),
     ],
 )
 def test_several_processes_start_through_torchrun(drive, arguments, launcher):
     done = drive(
-        "--dry-run", "--stage", "5", "--stop-stage", "5", *arguments, env={"AUDIOTAG_PYTHON": "/p/python"}
+        "--dry-run", "--stage", "5", "--stop-stage", "6", *arguments, env={"AUDIOTAG_PYTHON": "/p/python"}
     )
-    assert launcher in done.stdout, done.stderr
+    for module in ("audiotag.bin.train", "audiotag.bin.evaluate"):
+        assert launcher + module in done.stdout, done.stderr
 
 
 def test_several_nodes_meet_at_the_given_address(drive):

@@ -88,6 +88,32 @@ def test_a_stop_from_elsewhere_is_no_failure(prepared):
     assert "FAILED with exit code" not in output(prepared)
 
 
+REPORT = """an epoch
+E1121 19:03:16.712000 1032 torch/api.py:986] failed (exitcode: 75) local_rank: 1 (pid: 1039) of binary
+Traceback (most recent call last):
+{rule}
+audiotag.bin.train FAILED
+  exitcode  : {first} (pid: 1038)
+  exitcode  : 75 (pid: 1039)
+{rule}
+the end
+"""
+
+
+@pytest.mark.parametrize(("first", "is_shown"), [(75, False), (-9, True), (1, True)])
+def test_only_a_real_failure_is_reported_by_the_launcher(first, is_shown):
+    report = REPORT.format(rule="=" * 60, first=first)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "source local/log.sh; source local/process.sh; hide_stops"],
+        cwd=Path(__file__).parents[2],
+        input=report,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (report if is_shown else "an epoch\nthe end\n")
+
+
 def workers(pid: int) -> list[int]:
     """The training processes that the driver's launcher has started: they lead sessions of their own."""
     found = []

@@ -231,7 +231,7 @@ def test_dropout_and_drop_path_act_in_training_only():
         attention_dropout=0.2,
         drop_path=0.4,
     )
-    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    assert [float(block.drop_path.keep) for block in model.blocks] == pytest.approx([1.0, 0.8, 0.6])
     x, lengths = torch.randn(4, 64, 128), torch.full((4,), 64)
     model.eval()
     assert torch.equal(model(x, lengths)[0], model(x, lengths)[0])

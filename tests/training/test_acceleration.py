@@ -144,7 +144,8 @@ def test_blocks_share_what_was_compiled():
             tagger.eval()(torch.zeros(SHAPE), LENGTHS)
         return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-    assert compilations(7) == compilations(5)
+    # The first block, whose paths are never dropped, the others and the last, which computes two tokens.
+    assert compilations(7) == compilations(3) == 5
     assert torch._dynamo.config.recompile_limit >= RECOMPILE_LIMIT
 
 

@@ -57,6 +57,22 @@ def test_a_signal_that_is_ignored_by_now_stays_ignored():
         signal.signal(signal.SIGTERM, before)
 
 
+def test_once_all_is_saved_a_launcher_cannot_end_it_in_another_way():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    try:
+        with pytest.raises(StoppedBySignal), StopRequest() as stop:
+            send(signal.SIGINT)
+            stop.disarm()
+            # Otherwise this would count as the second wish to stop.
+            send(signal.SIGTERM)
+            raise StoppedBySignal("saved")
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            send(number)
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_only_the_first_process_speaks(monkeypatch, capfd):
     monkeypatch.setenv("RANK", "1")
     with StopRequest() as stop:
