@@ -112,6 +112,7 @@ def evaluate(
             progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main),
             device=world.device,
             amp_dtype=AMP_DTYPES[choice.amp],
+            loss=loss,
             columns=columns,
         ),
         world,

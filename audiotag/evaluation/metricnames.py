@@ -24,7 +24,7 @@ METRIC_NAMES = {
     "accuracy": "share of clips whose highest score is their first label in the order of classes",
     "top1_in_labels": "share of the clips with labels whose highest score is any of their labels",
     "exact_match": "share of clips with every class right at probability 0.5",
-    "loss": "mean binary cross-entropy in nats",
+    "loss": "mean binary cross-entropy of the probabilities in nats",
     "espnet_mAP": "ESPnet's table: 100 mAP, a class without positives counts 0",
     "espnet_mean_auc": "ESPnet's table: 100 mAUC, a class without positives or negatives counts 0",
     "espnet_mean_acc": "ESPnet's table: 100 accuracy",

@@ -20,6 +20,7 @@ from torch import nn
 
 from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError
+from audiotag.evaluation.logodds import log_odds
 from audiotag.evaluation.scores import Scores
 from audiotag.evaluation.windowmeans import WindowMerger
 from audiotag.frontend import Frontend
@@ -52,6 +53,7 @@ def score_batches(
     *,
     device: torch.device,
     amp_dtype: torch.dtype | None = None,
+    loss: str = "bce",
     columns: Sequence[int] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ScoredShare:
@@ -63,6 +65,7 @@ def score_batches(
             clips.
         device: where the model is.
         amp_dtype: precision of the forward pass; None for float32.
+        loss: what the model was trained with; `ce` turns its logits into log odds.
         columns: the model's output for each class of the batches' labels; None when they are the same.
         should_stop: asked before every batch; when it says so, `ScoringStopped` is raised.
     """
@@ -83,6 +86,8 @@ def score_batches(
             rows = list(range(len(output)))
             if "windows" in batch:
                 rows, output = merger.merge(batch, output)
+            if loss == "ce":
+                output = log_odds(output)
             ids += [batch["ids"][row] for row in rows]
             positions.append(batch["positions"].numpy()[rows])
             logits.append(output[:, chosen])

@@ -101,7 +101,7 @@ def prepare_trainer(
         plan=plan,
         train_loader=train_loader,
         validation=valid_loader
-        and Validation(valid_loader, world, AMP_DTYPES[config.evaluation.amp], writer),
+        and Validation(valid_loader, world, AMP_DTYPES[config.evaluation.amp], config.loss.name, writer),
         keeper=CheckpointKeeper(exp_dir, world, retention(config), record, newest=path and path.name),
         settings=record["config"]["training"],
         seed=config.seed,

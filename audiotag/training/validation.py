@@ -29,13 +29,17 @@ class Validation:
         loader: gives this process' batches, each time anew.
         world: the processes.
         amp_dtype: precision of the forward pass.
+        loss: the name of the one that the tagger is trained with.
         writer: TensorBoard.
     """
 
-    def __init__(self, loader: Callable[[], Any], world: World, amp_dtype: Any, writer: RunWriter) -> None:
+    def __init__(
+        self, loader: Callable[[], Any], world: World, amp_dtype: Any, loss: str, writer: RunWriter
+    ) -> None:
         self.loader = loader
         self.world = world
         self.amp_dtype = amp_dtype
+        self.loss = loss
         self.writer = writer
 
     def __call__(
@@ -49,6 +53,7 @@ class Validation:
                 self.loader(),
                 device=self.world.device,
                 amp_dtype=self.amp_dtype,
+                loss=self.loss,
                 should_stop=should_stop,
             )
         except ScoringStopped:

@@ -62,6 +62,14 @@ def test_a_clip_scores_alike_alone_and_among_others(tagger, manifest):
     np.testing.assert_allclose(scores.logits, alone.logits, atol=1e-5 * np.abs(alone.logits).max())
 
 
+def test_scores_of_a_model_trained_over_the_classes_are_odds_of_its_softmax(tagger, manifest):
+    logits = torch.from_numpy(score(tagger, batches(manifest)).logits)
+    odds = torch.from_numpy(score(tagger, batches(manifest), loss="ce").logits)
+    torch.testing.assert_close(odds.sigmoid(), logits.softmax(dim=1))
+    turned = score(tagger, batches(manifest), loss="ce", columns=[2, 0, 1]).logits
+    np.testing.assert_array_equal(turned, odds[:, [2, 0, 1]])
+
+
 def test_every_encoder_says_whether_batches_matter(tagger):
     assert set(ENCODERS) == {"ast"}, "test the new encoder as above, if it is independent of the batch"
     assert isinstance(tagger.encoder.batch_independent, bool)

@@ -132,6 +132,9 @@ def test_a_long_clip_is_the_mean_of_cuts_of_it(run, folder):
 def test_probabilities_are_those_of_the_loss_of_the_model(run, folder):
     change_checkpoint(folder, lambda state: state["config"].update(loss={"name": "ce"}))
     windows = ("evaluation.window_s=0.64", "loss.name=bce")
+    for settings in ((), windows, (*windows, "evaluation.window_mean=max")):
+        logits = run(*settings)[0].logits.astype(np.float64)
+        np.testing.assert_allclose((1 / (1 + np.exp(-logits))).sum(axis=1), 1.0, atol=1e-5)
     assert run(*windows)[1]["windows"]["mean"] == "softmax"
     folder_name = run(*windows, "evaluation.window_mean=max")[1]["folder"]
     assert folder_name == "eval_eval_epoch1-windows0.64-hop0.32-max"
