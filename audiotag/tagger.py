@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from audiotag.encoders.registry import build_encoder
 from audiotag.errors import ConfigError, DataError
@@ -57,10 +56,6 @@ class Tagger(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             y = y.to(self.head.weight.dtype)
             return self.head(self.head_norm(y if frames else masked_mean(y, lengths)))
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross-entropy with logits against multi-hot targets (B,C), mean over clips and classes."""
-        return functional.binary_cross_entropy_with_logits(logits.float(), targets.float())
 
 
 def masked_mean(y: Tensor, lengths: Tensor) -> Tensor:

@@ -118,16 +118,6 @@ def test_masked_mean():
     assert masked_mean(y, torch.tensor([3, 2])).flatten().tolist() == [3.0, 2.0]
 
 
-def test_loss_is_cross_entropy_of_logits_in_float32():
-    tagger = tiny_tagger()
-    logits = torch.tensor([[0.0, 2.0, -1.0, 30.0, 0.5]])
-    targets = torch.tensor([[1.0, 0.0, 0.3, 1.0, 0.0]])
-    p = torch.sigmoid(logits.double())
-    expected = -(targets * p.log() + (1 - targets) * torch.sigmoid(-logits.double()).log()).mean()
-    assert tagger.loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert tagger.loss(logits.to(torch.bfloat16), targets).dtype == torch.float32
-
-
 def test_normalization_of_the_configuration():
     def constants(**features):
         frontend = tiny_tagger(**features).frontend

@@ -16,12 +16,14 @@ from audiotag.encoders.registry import build_encoder
 from audiotag.errors import ConfigError, DataError
 from audiotag.frontend import Frontend
 from audiotag.labels import Label, LabelTable
+from audiotag.losses import BinaryCrossEntropy
 from audiotag.tagger import Tagger
 
 DATA = Path(__file__).parents[1] / "data" / "ast"
 STRIDES = {"s10": (10, 10), "s16": (16, 16), "s12_10": (12, 10)}
 FRAMES = 204
 LABELS = LabelTable([Label(i, f"/m/{i}", f"class {i}") for i in range(10)])
+BCE = BinaryCrossEntropy(torch.ones(len(LABELS)))
 
 Tensors = dict[str, torch.Tensor]
 
@@ -110,7 +112,7 @@ def test_activations(case, tagger, reference):
 def test_losses(case, tagger, reference):
     target = reference["input.target"]
     logits = tagger(reference["input.fbank"], torch.tensor([FRAMES, FRAMES]))
-    assert_near(tagger.loss(logits, target), reference[f"{case}.loss.bce"][0])
+    assert_near(BCE(logits, target), reference[f"{case}.loss.bce"][0])
     # The original cuts fractional targets to integers before it looks for the largest.
     cross_entropy = functional.cross_entropy(logits, target.long().argmax(dim=1))
     assert_near(cross_entropy, reference[f"{case}.loss.ce"][0])
@@ -121,7 +123,7 @@ def test_every_gradient(case, reference):
     model = tiny_tagger(case)
     model.load_state_dict(part(reference, f"{case}.state."))
     logits = model(reference["input.fbank"], torch.tensor([FRAMES, FRAMES]))
-    model.loss(logits, reference["input.target"]).backward()
+    BCE(logits, reference["input.target"]).backward()
     expected = part(reference, f"{case}.grad.")
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert gradients.keys() == expected.keys()
