@@ -100,8 +100,9 @@ def describe(error: Exception) -> tuple[str, int]:
         return f"no permission for {error.filename}: {os.strerror(error.errno)}", StorageError.exit_code
     if type(error).__name__ == "OutOfMemoryError":
         message = (
-            "the GPU's memory is too small: lower data.batch_size (or data.max_duration_s) and raise "
-            "training.accumulate by the same factor, or take training.amp bf16"
+            "the GPU's memory is too small: in training lower data.batch_size (or data.max_duration_s) and "
+            "raise training.accumulate by the same factor, or take training.amp bf16 or "
+            "training.activation_checkpointing true; in evaluation lower evaluation.batch_size"
         )
         return message, TrainingError.exit_code
     return one_line(f"{type(error).__name__}: {error}"), 1

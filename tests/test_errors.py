@@ -20,7 +20,11 @@ from audiotag.errors import CheckpointError, ConfigError, DataError, describe, r
         (CheckpointError("x"), "x", 4),
         (OSError(errno.ENOSPC, "No space", "/exp/epoch-1.pt"), "the disk is full while writing /exp/", 6),
         (PermissionError(errno.EACCES, "no", "/exp"), "no permission for /exp", 6),
-        (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory is too small: lower data.batch", 5),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "the GPU's memory is too small: in training lower data.batch",
+            5,
+        ),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero", 1),
     ],
 )

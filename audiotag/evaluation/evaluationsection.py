@@ -62,8 +62,14 @@ def conditions(info: Mapping[str, Any]) -> list[str]:
     ]
     lines = [f"- weights: {info['weights_in_words']}"] if info.get("weights_in_words") else []
     lines += ["- checkpoints: " + ", ".join(files)] if files else []
+    processes = info.get("processes") or 1
     facts = [str(info[key]) for key in ("device", "precision") if info.get(key)]
-    facts += [f"batches of {info['batch_size']}"] if info.get("batch_size") else []
+    facts += [f"{processes} processes"] if processes > 1 else []
+    facts += [f"{info['clips_per_s']:.1f} clips/s"] if info.get("clips_per_s") else []
+    if info.get("batch_size"):
+        # Absent from evaluations of old, all of which were of encoders that read each clip by itself.
+        shared = "" if info.get("batch_independent", True) else ", whose clips depend on each other"
+        facts.append(f"batches of {info['batch_size']}{shared}")
     if info.get("windows"):
         facts.append("windows: " + ", ".join(f"{key} {value}" for key, value in info["windows"].items()))
     return lines + (["- scored on " + "; ".join(facts)] if facts else [])
