@@ -96,8 +96,8 @@ def test_intervals_conditions_and_digests_are_told(tmp_path, make_scores, make_l
         "| `espnet_mAP` | ",
         "- weights: trained weights of epoch-3.pt, chosen by validation",
         f"- checkpoints: `epoch-3.pt` (sha256 `{'0f' * 32}`)",
-        "- scored on cpu; float32; 4 processes; 12.3 clips/s; batches of 32, whose clips depend on each other; "
-        "windows: window_s 10.0, clips_in_windows 7",
+        "- scored on cpu; float32; 4 processes; 12.3 clips/s; batches of 32, whose clips depend on "
+        "each other; windows: window_s 10.0, clips_in_windows 7",
         "| class | positives | AP | AUC | F1 | best F1 | threshold |",
         "(eval_eval_best3_reliability.png)",
     ):
