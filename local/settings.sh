@@ -76,7 +76,12 @@ make_overrides() {
         esac
         SET_ARGUMENTS+=(--set "$override")
     done
-    # The config may name an epoch or the best one, and the two exclude each other.
+    # The config may choose weights in other ways, which exclude these.
+    if [[ -n ${OPT[epoch]}${OPT[avg]} || ${OPT[best]} == yes ]]; then
+        for override in best_k checkpoints between; do
+            SET_ARGUMENTS+=(--set "evaluation.$override=null")
+        done
+    fi
     if [[ -n ${OPT[epoch]} ]]; then
         SET_ARGUMENTS+=(--set evaluation.best=false --set "evaluation.epoch=${OPT[epoch]}")
     elif [[ ${OPT[best]} == yes ]]; then

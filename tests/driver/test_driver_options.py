@@ -109,6 +109,11 @@ def test_choices_of_weights_become_settings(drive):
     assert "evaluation.best=true" in best and "evaluation.epoch=null" in best and "evaluation.avg=3" in best
     epoch = drive("--dry-run", "--stage", "6", "--epoch", "7").stdout
     assert "evaluation.epoch=7" in epoch and "evaluation.best=false" in epoch
+    average = drive("--dry-run", "--stage", "6", "--avg", "3").stdout
+    for printed in (best, epoch, average):
+        for other in ("best_k", "checkpoints", "between"):
+            assert f"evaluation.{other}=null" in printed
+    assert "evaluation." not in drive("--dry-run", "--stage", "6").stdout
 
 
 @pytest.mark.parametrize(
