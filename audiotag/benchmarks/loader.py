@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from audiotag.data.loader import TrainingLoader
 from audiotag.data.trainingset import TrainingDataset
 from audiotag.errors import DataError
 from audiotag.frontend import Frontend
+from audiotag.processors import one_core
 from audiotag.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -107,22 +107,6 @@ def run(args: argparse.Namespace) -> str:
             cells = [show(result[key], digits) for key, digits in (("ours", 0), ("theirs", 0), ("ratio", 2))]
             lines.append(f"| {task.name} | {' | '.join(cells)} | {TARGET:.1f} |")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def one_core() -> Iterator[None]:
-    """Run with one thread, on one processor where the system lets a process choose."""
-    threads = torch.get_num_threads()
-    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    torch.set_num_threads(1)
-    if processors:
-        os.sched_setaffinity(0, {max(processors)})
-    try:
-        yield
-    finally:
-        if processors:
-            os.sched_setaffinity(0, processors)
-        torch.set_num_threads(threads)
 
 
 def prepare_tasks(folder: Path, num_clips: int, duration_s: float) -> list[Task]:

@@ -44,6 +44,11 @@ def clips_per_s(args: argparse.Namespace, exp_dir: Path, processes: int) -> floa
         check=False,
     )
     rates = [float(rate) for rate in CLIPS_PER_S.findall(done.stdout + done.stderr)]
-    if done.returncode or len(rates) < 2:
+    if done.returncode:
         raise DataError(f"the run of {processes} processes failed: {done.stderr[-500:]}")
+    if len(rates) < 2:
+        raise DataError(
+            f"the run of {processes} processes wrote {len(rates)} log lines, and two are needed: there "
+            "are too few clips for 10 updates in 3 epochs"
+        )
     return statistics.median(rates[1:])

@@ -6,7 +6,6 @@ Scores are generated, with labels as rare as AudioSet's. Prints a Markdown table
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from audiotag.evaluation.ranking import ap_and_auc
 from audiotag.evaluation.resampling import Resampled
 from audiotag.evaluation.tables import Table
 from audiotag.logs import set_up_logging
+from audiotag.processors import num_processors, one_core
 
 
 def main() -> None:
@@ -47,17 +47,15 @@ def measure(logits: np.ndarray, labels: np.ndarray, args: argparse.Namespace) ->
         times = zip(*(timed(work) for _ in range(repeats)), strict=True)
         table.rows.append([task, *(f"{min(seconds):.2f}" for seconds in times)])
 
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(processors)})
-    add("all metrics", lambda: compute_metrics(logits, labels), args.repeats)
     positive = labels.astype(bool)
-    add(
-        "AP and AUC alone",
-        lambda: [ap_and_auc(logits[:, index], positive[:, index]) for index in range(labels.shape[1])],
-        args.repeats,
-    )
-    add("scikit-learn: AP and AUC", lambda: scikit_learn(logits, labels), args.repeats)
-    os.sched_setaffinity(0, processors)
+    with one_core():
+        add("all metrics", lambda: compute_metrics(logits, labels), args.repeats)
+        add(
+            "AP and AUC alone",
+            lambda: [ap_and_auc(logits[:, index], positive[:, index]) for index in range(labels.shape[1])],
+            args.repeats,
+        )
+        add("scikit-learn: AP and AUC", lambda: scikit_learn(logits, labels), args.repeats)
     if args.bootstrap:
         add(
             f"intervals of {args.bootstrap:,} resamplings, {args.threads} threads",
@@ -92,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=3, help="the shortest of so many times counts")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamplings; 0 leaves them out")
     parser.add_argument(
-        "--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads of the resamplings"
+        "--threads", type=positive, default=num_processors(), help="threads of the resamplings"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the generated scores")
     return parser.parse_args()

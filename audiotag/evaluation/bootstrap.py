@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -11,10 +10,13 @@ import numpy as np
 
 from audiotag.evaluation.ranking import d_prime
 from audiotag.evaluation.resampling import Resampled
+from audiotag.processors import num_processors
 
 LEVEL = 0.95
 AT_ONCE = 128  # resamplings of one block: as many as keep the weights of 20,000 clips in the cache
 MOST_THREADS = 8  # a block needs up to 300 MB for 20,000 clips of 527 classes
+# A rare class is in none of the clips of some resamplings, which then have no mean over classes.
+LEAST_SHARE = 0.95
 UNBOUNDED = frozenset({"d_prime", "loss"})
 
 
@@ -44,7 +46,7 @@ def resample(
         weights = draw_weights(num_clips, sizes[block], np.random.default_rng([seed, block]))
         return [system.metrics(weights) for system in systems]
 
-    threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    threads = threads or min(num_processors(), MOST_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(work, range(len(sizes))))
     draws = []
@@ -63,7 +65,7 @@ def draw_weights(num_clips: int, count: int, random: np.random.Generator) -> np.
 
 
 def intervals(draws: Draws, measured: Mapping[str, float | int | None]) -> dict[str, list[float]]:
-    """The 95 % interval of each metric that exists in nearly all resamplings, as [low, high].
+    """The 95 % interval of each metric that exists in 95 % of the resamplings or more, as [low, high].
 
     Percentiles of the resamplings, moved so that their mean is the measured value: a clip that is drawn
     twice ranks itself up, which makes the AP of rare classes too high in every resampling.
@@ -71,8 +73,10 @@ def intervals(draws: Draws, measured: Mapping[str, float | int | None]) -> dict[
     result = {}
     for name, values in draws.metrics.items():
         value = measured.get(name)
-        if value is None or not np.isfinite(values).all():
+        there = np.isfinite(values)
+        if value is None or there.mean() < LEAST_SHARE:
             continue
+        values = values[there]
         low, high = percentiles(values) + (value - values.mean())
         if name not in UNBOUNDED:
             low, high = max(low, 0.0), min(high, 1.0)

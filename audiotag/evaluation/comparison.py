@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from audiotag.errors import DataError
-from audiotag.evaluation.bootstrap import Difference, Draws, paired_difference, resample
+from audiotag.evaluation.bootstrap import LEAST_SHARE, Difference, Draws, paired_difference, resample
 from audiotag.evaluation.metrics import Metrics, compute_metrics
 from audiotag.evaluation.perclass import read_per_class
 from audiotag.evaluation.resampling import Resampled
@@ -162,8 +162,10 @@ def compare_pair(first: Metrics, other: Metrics, of_first: Draws, of_other: Draw
     differences = {}
     for name, values in of_first.metrics.items():
         pair = first.summary[name], other.summary[name]
-        if None not in pair and np.isfinite([values, of_other.metrics[name]]).all():
-            differences[name] = paired_difference(pair, (values, of_other.metrics[name]))
+        drawn = np.stack([values, of_other.metrics[name]])
+        there = np.isfinite(drawn).all(axis=0)
+        if None not in pair and there.mean() >= LEAST_SHARE:
+            differences[name] = paired_difference(pair, drawn[:, there])
     class_differences = []
     for index, pair in enumerate(zip(first.ap, other.ap, strict=True)):
         # A rare class may be in none of a resampling's clips.

@@ -21,9 +21,12 @@ def log_odds(logits: NDArray[np.floating]) -> NDArray[np.float32]:
     # 1 - p is exact enough but for the likeliest class, where it is the sum of the others.
     others = logits.copy()
     others[rows, best] = -np.inf
-    of_others = np.logaddexp.reduce(others, axis=1)
-    log_p = logits - np.logaddexp(logits[rows, best], of_others)[:, None]
-    log_p[rows, best] = -1.0  # replaced below; log1p(-1) would warn
-    result = log_p - np.log1p(-np.exp(log_p))
-    result[rows, best] = logits[rows, best] - of_others
+    with np.errstate(invalid="ignore"):  # `check_finite` has better words for it
+        of_others = np.logaddexp.reduce(others, axis=1)
+        highest = logits[rows, best]
+        log_p = logits - np.logaddexp(highest, of_others)[:, None]
+        likeliest = logits == highest[:, None]  # several where they are equal, which they are to stay
+        log_p[likeliest] = -1.0  # replaced below; log1p(-1) would warn
+        result = log_p - np.log1p(-np.exp(log_p))
+        result = np.where(likeliest, (highest - of_others)[:, None], result)
     return result.astype(np.float32)

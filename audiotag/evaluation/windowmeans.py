@@ -28,7 +28,7 @@ SUMS = {
     "logits": (np.add,),
     "max": (np.maximum,),
     "sigmoid": (np.logaddexp, np.logaddexp),
-    "softmax": (np.logaddexp, np.add),
+    "softmax": (np.logaddexp,),
 }
 
 
@@ -80,8 +80,7 @@ def summands(logits: np.ndarray, mean: WindowMean) -> Sequence[np.ndarray]:
     if mean == "sigmoid":
         return -np.logaddexp(0.0, -logits), -np.logaddexp(0.0, logits)
     if mean == "softmax":
-        level = np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        return logits - level, level
+        return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True),)
     return (logits,)
 
 
@@ -94,6 +93,5 @@ def clip_logits(sums: Sequence[np.ndarray], count: int, mean: WindowMean) -> np.
     elif mean == "sigmoid":
         result = sums[0] - sums[1]
     else:
-        # A softmax does not see the level of its logits; with the mean one they compare between clips.
-        result = sums[0] - math.log(count) + sums[1] / count
+        result = sums[0] - math.log(count)
     return result.astype(np.float32)

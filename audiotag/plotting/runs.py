@@ -65,11 +65,12 @@ def read_runs(words: Sequence[str]) -> list[Run]:
         name, sign, folder = word.partition("=")
         given = bool(sign) and not Path(word).exists()
         named.append((name, Path(folder)) if given else (None, Path(word)))
-    names = legend_names([folder for _, folder in named])
-    return [
-        read_run(folder, name or short)
-        for (name, folder), short in zip(named, names, strict=True)
-    ]  # fmt: skip
+    short = legend_names([folder for _, folder in named])
+    names = [name or other for (name, _), other in zip(named, short, strict=True)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two runs are called {name}: give each a name of its own, as in NAME=FOLDER")
+    return [read_run(folder, name) for name, (_, folder) in zip(names, named, strict=True)]
 
 
 def legend_names(folders: Sequence[Path]) -> list[str]:

@@ -111,6 +111,23 @@ def test_a_real_difference_is_found_and_a_small_one_is_not(make_scores):
     assert np.isnan(worse.class_differences[5].value)
 
 
+def test_nothing_is_claimed_of_classes_with_few_positives():
+    random = np.random.default_rng(3)
+    labels = np.zeros((400, 20), np.uint8)
+    labels[np.arange(20), np.arange(20)] = 1  # one clip each
+    labels[20:60, 0] = 1  # one class has more
+    ids = [f"clip{index}" for index in range(400)]
+    systems = [
+        System(name, Scores(ids, random.standard_normal(labels.shape).astype(np.float32), labels), None)
+        for name in ("a", "b")
+    ]
+    aligned = align(systems)
+    text = describe(aligned, compare(aligned, 200), 200)
+    assert "Of the 1 classes with 10 positives or more, the class's own 95 % interval" in text
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| class ")]
+    assert [row[-1] == "-" for row in rows if len(row) == 6][1:] == [row[1] == "1" for row in rows[1:]]
+
+
 def run_compare(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """The command as a user runs it."""
     return subprocess.run(

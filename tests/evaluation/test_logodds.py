@@ -34,6 +34,22 @@ def test_every_row_by_itself():
     np.testing.assert_array_equal(log_odds(logits[7:9].numpy()), odds[7:9])
 
 
+def test_equal_logits_have_equal_odds():
+    odds = log_odds(np.random.default_rng(0).integers(0, 4, (500, 3)).astype(np.float32))
+    logits = np.random.default_rng(0).integers(0, 4, (500, 3))
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        np.testing.assert_array_equal(
+            odds[:, first] == odds[:, second], logits[:, first] == logits[:, second]
+        )
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_what_is_not_finite_stays_so_without_a_warning(bad):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not np.isfinite(log_odds(np.array([[0.0, bad, 1.0]], np.float32))).all()
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (4, 1)])
 def test_no_clips_and_a_single_class_have_no_odds(shape):
     assert log_odds(np.ones(shape, np.float32)).tolist() == np.ones(shape).tolist()

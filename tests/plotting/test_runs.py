@@ -105,6 +105,13 @@ def test_runs_are_named_by_the_command(tmp_path):
     assert [run.name for run in runs] == ["warm up", "b"]
 
 
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(ConfigError, match="two runs are called y: give each a name of its own"):
+        read_runs([f"y={tmp_path / 'x'}", str(tmp_path / "y")])
+
+
 def test_values_that_are_not_finite_are_points(tmp_path):
     writer = RunWriter(tmp_path, last_step=0, enabled=True)
     for step, value in enumerate((1.0, math.nan, math.inf), start=1):
