@@ -86,7 +86,7 @@ class Training(Section):
     patience: Count | None = None
     """Stop early after this many validations without a better metric; null goes on to the end."""
     min_delta: NonNegative = 0.0
-    """What counts as better: by more than this."""
+    """What counts as better for `patience`: by more than this. The best checkpoint is the best anyway."""
     save_every_steps: Count | None = None
     """Also save a checkpoint (step-<n>.pt) each time that this many updates are done; null saves at epochs'
     ends only."""

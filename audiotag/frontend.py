@@ -116,13 +116,14 @@ class Frontend(nn.Module):
         self.filter_bank = build_filter_bank(self.preset)
 
     def pad_to_multiple(self, seconds: float | None) -> None:
-        """Pad batches without a fixed length to a multiple of this from now on, so that the encoder meets few
-        lengths, also where augmentation has cut clips; the lengths stay true."""
+        """In training, pad batches without a fixed length to a multiple of this from now on, so that the
+        encoder meets few lengths, also where augmentation has cut clips; the lengths stay true."""
         self.frame_multiple = max(1, round((seconds or 0.0) * SAMPLING_RATE / FRAME_SHIFT))
 
     def padded_size(self, longest: int) -> int:
         """Frames that a batch is padded or cut to, by those of its longest clip."""
-        return self.target_frames or -(-longest // self.frame_multiple) * self.frame_multiple
+        multiple = self.frame_multiple if self.training else 1
+        return self.target_frames or -(-longest // multiple) * multiple
 
     def num_frames(self, num_samples):
         """Frames of a clip of this many samples; for an int or a tensor."""

@@ -8,6 +8,9 @@ GRACE_S=40
 # What a program leaves with that was asked to stop, has saved, and goes on when started again.
 readonly STOPPED=75
 
+# How the work goes on after that; the driver knows of options that must go first.
+GO_ON="the same command goes on from there"
+
 CHILD=      # process group of the running program
 CHILD_LOG=  # where its output goes
 WRITER=     # process that writes its log
@@ -93,7 +96,7 @@ stop_on_signal() {
 
 # Say that training has saved its state, and leave with a status of its own.
 report_stop() {
-    log "stopped and saved; the same command goes on from there"
+    log "stopped and saved; $GO_ON"
     exit "$STOPPED"
 }
 

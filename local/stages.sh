@@ -110,7 +110,10 @@ build_command() {
             use_gpus "$NGPU"
             build_launcher
             COMMAND+=(audiotag.bin.train "${config[@]}" --data-dir data --exp-dir "$EXP_DIR")
-            ! is_forced 5 || COMMAND+=(--restart)
+            if is_forced 5; then
+                COMMAND+=(--restart)
+                GO_ON="the same command without --restart or --force goes on from there"
+            fi
             ;;
         6)
             use_gpus "$NGPU"

@@ -6,13 +6,14 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     averages          averages of the weights by kind (ema, running_average, swa), in float64
     optimizer         state of the optimiser
     scaler            state of the fp16 loss scaler (empty without fp16)
-    position          {"epoch", "batch", "step", "world_size", "validated_step"}: epochs finished,
-                      base batches of the next one done over all processes, updates done, by how many
-                      processes, and at which update validation was last
+    position          {"epoch", "batch", "step", "world_size", "validated_step", "steps_per_epoch",
+                      "base_batches"}: epochs finished, base batches of the next one done over all processes,
+                      updates done, by how many processes, and at which update validation was last; updates
+                      of an epoch as the schedule counts them; base batches that the next epoch has in all
     best              {"metric", "value", "epoch", "step", "file"} so far, or None
     validations       what validation found so far: a list of {"file", "epoch", "step", "value"}
     meter             by process: sums of the log line that the next updates complete
-    random            by process: what the random state of the next batch derives from
+    random            by process: what the random state of the next batch derives from, for people to read
     metrics           what validation measured at this point, if it did
     config            the resolved configuration
     labels            rows [index, mid, name]
@@ -20,6 +21,7 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
                       loudness, feature statistics
     train_data        {"clips", "digest"}: which clips with which labels its own train split has
     mixed_data        the same of all train sets together with data.sources, else None
+    class_weights     those of the loss, in the order of the classes
     provenance        versions, git state, command
     averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256",
                       "by_validation", "provenance"}
@@ -28,6 +30,7 @@ Schedules are functions of the position and the configuration, so they have no s
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import zipfile
@@ -46,6 +49,10 @@ NEEDED = ("model", "optimizer", "scaler", "position", "best", "metrics", "config
 
 EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+class DamagedCheckpoint(CheckpointError):
+    """The file holds no checkpoint, or no longer: another one may do."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -70,18 +77,17 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint not found: {path}") from None
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a folder; a checkpoint file is expected") from None
-    except PermissionError:
+    except MemoryError:
         raise
     except pickle.UnpicklingError:
-        raise CheckpointError(
+        raise DamagedCheckpoint(
             f"{path}: refused, since it is damaged or holds objects other than tensors and plain values"
         ) from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the file system's fault; zipfile seeks to impossible places in damaged files
         # Arbitrary bytes make torch's reader fail in many ways; its texts say nothing to a user.
-        raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({type(error).__name__}); choose another epoch with "
-            "--epoch, or delete the file and train on (stage 5)"
-        ) from None
+        raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an audiotag checkpoint; import_checkpoint reads other formats")
     if state.get("version") not in READABLE:

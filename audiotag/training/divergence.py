@@ -143,6 +143,9 @@ def replay(path: Path, device: torch.device | str = "cpu") -> Finding | None:
     """Compute the update of a dump once more; the first thing that is not finite, or None."""
     state = read_dump(path)
     config, labels = state["config"], LabelTable.from_rows(state["labels"])
+    # The precision of products is part of what happened.
+    torch.backends.cuda.matmul.allow_tf32 = config["training"]["tf32"]
+    torch.backends.cudnn.allow_tf32 = config["training"]["tf32"]
     tagger = build_tagger(config["features"], config["encoder"], labels).to(device)
     load_weights(tagger, state["model"], path)
     tagger.train()

@@ -6,9 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from audiotag.distributed import World
 from audiotag.errors import describe
 from audiotag.training.divergence import StepInput, dump, investigate
+from audiotag.training.finitewatch import some_of
 from audiotag.training.learner import Learner
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,13 @@ def report_divergence(
         config: the resolved configuration.
     """
     scale = learner.scaler.get_scale()
-    finding = investigate(learner.tagger, learner.loss, group, amp=learner.amp, scale=scale)
+    finding = None
+    try:
+        finding = investigate(learner.tagger, learner.loss, group, amp=learner.amp, scale=scale)
+    except torch.OutOfMemoryError:  # watched, and not compiled, the update takes more than it did
+        logger.error("too little memory to compute the update again here, to see where it went wrong")
+    ids = [name for batch in group for name in batch.ids]
+    every_id = [name for part in world.gather(ids) for name in part]
     found = [text for text in world.gather(finding and str(finding)) if text]
     path = None
     if finding is not None or (world.is_main and not found):
@@ -52,6 +61,7 @@ def report_divergence(
             logger.error("nothing to replay was written: %s", describe(error)[0])
             path = None
     paths = [other for other in world.gather(path) if other]
-    what = found[0] if found else "its gradient was not finite, but is when computed again"
+    unknown = f"its loss or gradient was not finite, where first was not found (clips {some_of(every_id)})"
+    what = found[0] if found else unknown
     replay = f"; see it again with python -m audiotag.bin.train --replay {paths[0]}" if paths else ""
     return f"update {step} was not made: {what}", replay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +34,13 @@ class Finding:
     ids: list[str]
 
     def __str__(self) -> str:
-        clips = ", ".join(self.ids[:NAMED_CLIPS])
-        if len(self.ids) > NAMED_CLIPS:
-            clips += f" and {len(self.ids) - NAMED_CLIPS} more"
-        return f"{self.what}: {self.bad} of {self.total} values are not finite (clips {clips})"
+        return f"{self.what}: {self.bad} of {self.total} values are not finite (clips {some_of(self.ids)})"
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(ids) - NAMED_CLIPS} more" if len(ids) > NAMED_CLIPS else ""
+    return ", ".join(ids[:NAMED_CLIPS]) + more
 
 
 @contextmanager

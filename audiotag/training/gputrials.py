@@ -49,5 +49,7 @@ class GpuTrials:
         self._trial = None
         gc.collect()
         torch.cuda.empty_cache()
+        # The peak that the run reports is its own.
+        torch.cuda.reset_peak_memory_stats(self.device)
         if self.compiled:
             torch.compiler.reset()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.distributed import World
+from audiotag.errors import describe
 from audiotag.training.checkpoint import list_epochs, list_steps
 from audiotag.training.checkpointwriter import CheckpointWriter
 from audiotag.training.retention import Retention
@@ -44,22 +45,30 @@ class CheckpointKeeper:
     def save(self, path: Path, state: dict[str, Any], scoreboard: Scoreboard) -> None:
         """Have a checkpoint written, and then those deleted that it makes superfluous."""
         best, ranking = scoreboard.best, scoreboard.ranking()
+        position = dict(state["position"])
 
         def then() -> None:
             self.newest = path.name
             shown = "; best {metric} {value:.4f} of {file}".format(**best) if best else ""
             logger.info("saved %s%s", path, shown)
-            self._drop_old(ranking)
+            try:
+                self._drop_old(ranking, position)
+            except OSError as error:
+                logger.warning("an old checkpoint could not be deleted: %s", describe(error)[0])
 
         self._writer.submit(path, {**state, **self.record}, then)
 
     def finish(self) -> None:
         """Wait until all is on disk, on every process."""
-        if self.world.is_main:
-            self._writer.finish()
-        self.world.barrier()
+        try:
+            if self.world.is_main:
+                self._writer.finish()
+        finally:
+            self.world.barrier()
 
-    def _drop_old(self, ranking: list[str]) -> None:
-        epochs, steps = list_epochs(self.folder), list_steps(self.folder)
+    def _drop_old(self, ranking: list[str], position: dict[str, Any]) -> None:
+        # Files of what is yet to come are damaged ones, which were passed over when the run went on.
+        epochs = [epoch for epoch in list_epochs(self.folder) if epoch <= position["epoch"]]
+        steps = [step for step in list_steps(self.folder) if step <= position["step"]]
         for name in self.retention.superfluous(epochs, steps, ranking):
             (self.folder / name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ number of processes."""
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.tagger import Tagger
 from audiotag.training.divergence import StepInput
 from audiotag.training.stepflags import StepFlags
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,14 @@ class Learner:
             {key: value for key, value in group.items() if key != "params"}
             for group in self.optimizer.param_groups
         ]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(own)
-        self.scaler.load_state_dict(state["scaler"])
+        if fits(state["optimizer"], self.optimizer):
+            self.optimizer.load_state_dict(state["optimizer"])
+            for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(own)
+        else:
+            logger.warning("the optimiser is of another kind than in the checkpoint: its state begins anew")
+        if state["scaler"]:  # empty where training was not in fp16 before
+            self.scaler.load_state_dict(state["scaler"])
 
     def _step(self) -> None:
         if self.flags.lagged and not self.scaler.is_enabled():
@@ -159,6 +166,17 @@ class Learner:
         if wanted or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
+
+
+def fits(stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a stored state is of an optimiser with the same settings and groups of parameters."""
+    now = optimizer.state_dict()["param_groups"]
+    if len(stored["param_groups"]) != len(now):
+        return False
+    return all(
+        before.keys() == after.keys() and len(before["params"]) == len(after["params"])
+        for before, after in zip(stored["param_groups"], now, strict=True)
+    )
 
 
 def can_be_held(optimizer: torch.optim.Optimizer) -> bool:

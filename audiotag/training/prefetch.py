@@ -23,26 +23,30 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         yield from batches
         return
     stream = torch.cuda.Stream(device)
-    waiting: Batch | None = None
+    waiting: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         coming = copy_to(batch, device, stream)
         if waiting is not None:
-            yield received(waiting, device, stream)
+            yield received(*waiting, device)
         waiting = coming
     if waiting is not None:
-        yield received(waiting, device, stream)
+        yield received(*waiting, device)
 
 
-def copy_to(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> Batch:
-    """The batch with its values on the way to the device, and all else as it is."""
+def copy_to(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+    """The batch with its values on the way to the device, and all else as it is; and what tells when they
+    have arrived."""
+    arrived = torch.cuda.Event()
     with torch.cuda.stream(stream):
-        return map_values(batch, lambda values: values.to(device, non_blocking=True))
+        moved = map_values(batch, lambda values: values.to(device, non_blocking=True))
+        arrived.record()
+    return moved, arrived
 
 
-def received(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> Batch:
-    """The batch, for use on the current stream, which waits for the copy."""
+def received(batch: Batch, arrived: torch.cuda.Event, device: torch.device) -> Batch:
+    """The batch, for use on the current stream, which waits for its copy, not for those queued behind it."""
     current = torch.cuda.current_stream(device)
-    current.wait_stream(stream)
+    current.wait_event(arrived)
     # Memory that one stream has taken and another uses may be given to others only when both are done.
     map_values(batch, lambda values: values.record_stream(current))
     return batch

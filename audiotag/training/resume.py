@@ -16,7 +16,14 @@ from audiotag.data.index import IndexedManifest
 from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.stagekeys import RUNTIME_KEYS
-from audiotag.training.checkpoint import epoch_path, list_epochs, list_steps, load_checkpoint, step_path
+from audiotag.training.checkpoint import (
+    DamagedCheckpoint,
+    epoch_path,
+    list_epochs,
+    list_steps,
+    load_checkpoint,
+    step_path,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +54,11 @@ def find_checkpoint(exp_dir: Path, resume: str, world: World) -> tuple[Path | No
     if resume != "auto":
         path = Path(resume)
         state = load_checkpoint(path)
+        if "averaged" in state or not state["optimizer"]:
+            raise CheckpointError(
+                f"{path} holds averaged weights, without what training needs to go on: name an "
+                "epoch-<n>.pt or step-<n>.pt"
+            )
         logger.info("resuming from %s", path)
         return path, state
     # One process chooses: a file system may show others an older list.
@@ -58,10 +70,17 @@ def find_checkpoint(exp_dir: Path, resume: str, world: World) -> tuple[Path | No
 
 
 def newest_checkpoint(exp_dir: Path) -> tuple[Path | None, dict[str, Any] | None]:
-    """The newest readable checkpoint, or None; damaged ones are named and passed over."""
+    """The newest readable checkpoint, or None where there is no file; damaged ones are named and passed
+    over."""
     for path, state in newest_first(exp_dir):
         logger.info("resuming from %s", path)
         return path, state
+    if list_epochs(exp_dir) or list_steps(exp_dir):
+        # To begin anew would overwrite what somebody may still be able to mend.
+        raise CheckpointError(
+            f"{exp_dir}: none of its checkpoints can be read; start it afresh with --restart (the old files "
+            "are kept beside it), or take another --tag"
+        )
     return None, None
 
 
@@ -85,8 +104,8 @@ def read_or_pass_over(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """A checkpoint, or None, with a warning, where it is damaged."""
     try:
         return path, load_checkpoint(path)
-    except CheckpointError as error:
-        logger.warning("%s; trying the one before", error)
+    except DamagedCheckpoint as error:
+        logger.warning("%s; looking for an earlier one", error)
         return None
 
 
@@ -114,6 +133,13 @@ def check_same_run(
                 f"{exp_dir} was trained on other clips{where} or other labels of them ({then} then, "
                 f"{today} now); {advice}"
             )
+    before, now = state.get("class_weights"), record["class_weights"]
+    if before is not None and not np.allclose(before, now, rtol=1e-5) and not allow_changes:
+        raise ConfigError(
+            f"{exp_dir} was trained with other weights of the classes in the loss (loss.class_weights names "
+            f"the same, but its file or the counts have changed); {advice}, or go on all the same with "
+            "--allow-changes"
+        )
     if state["position"]["world_size"] != world_size:
         logger.warning(
             "trained by %d processes so far, by %d from here: the effective batch changes by the same factor",

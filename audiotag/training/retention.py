@@ -31,7 +31,8 @@ class Retention:
             epochs, steps: numbers of the checkpoints that there are, ascending.
             ranking: names of validated checkpoints, the best first.
         """
-        kept = set(ranking[: self.best])
+        there = {*(f"epoch-{epoch}.pt" for epoch in epochs), *(f"step-{step}.pt" for step in steps)}
+        kept = set([name for name in ranking if name in there][: self.best])
         if ranking and (match := EPOCH_NAME.fullmatch(ranking[0])):
             best = int(match.group(1))
             kept |= {f"epoch-{epoch}.pt" for epoch in range(best - self.before_best, best + 1)}

@@ -21,6 +21,7 @@ from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
 from audiotag.losses import build_loss
+from audiotag.lossweights import class_weights
 from audiotag.optim.freezing import Freezer
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.optim.schedules import build_schedule
@@ -32,10 +33,17 @@ from audiotag.training.classweights import class_counts
 from audiotag.training.flops import BatchFlops, peak_flops
 from audiotag.training.keeper import CheckpointKeeper
 from audiotag.training.learner import Learner
-from audiotag.training.loaders import fill_in_statistics, training_data, validation_data
+from audiotag.training.loaders import (
+    fill_in_statistics,
+    padded_durations,
+    training_clips,
+    training_data,
+    validation_data,
+)
 from audiotag.training.meter import Meter
 from audiotag.training.position import derive_seed
 from audiotag.training.profiling import make_profiler
+from audiotag.training.restoring import restore_parts, restored_position
 from audiotag.training.resume import check_same_run, find_checkpoint, fingerprint, set_aside, set_aside_newer
 from audiotag.training.retention import Retention
 from audiotag.training.runlog import RunLog
@@ -47,6 +55,9 @@ from audiotag.training.validation import Validation
 from audiotag.training.weightaverages import WeightAverages
 
 logger = logging.getLogger(__name__)
+
+# Keys of `training` that decide, beside the model and the optimiser, how much memory a batch takes.
+MEMORY_KEYS = ("amp", "compile", "activation_checkpointing", "ema", "running_average", "swa")
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,14 @@ class StartOptions:
     allow_changes: bool = False
     profile: str | None = None
 
+    def go_on(self) -> str:
+        """How the run goes on once it was stopped, in words."""
+        if self.restart:
+            return "the same command without --restart goes on from there"
+        if self.resume != "auto":
+            return "the same command without --resume goes on from there"
+        return "the same command goes on from there"
+
 
 def prepare_trainer(
     config: Config, data_dir: Path, exp_dir: Path, world: World, options: StartOptions, stop: StopRequest
@@ -80,13 +99,15 @@ def prepare_trainer(
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
     path, state = (None, None) if options.restart else find_checkpoint(exp_dir, options.resume, world)
-    config = fix_batch_limit(config, state, manifest, labels, world)
+    config = fix_batch_limit(config, state, training_clips(config, manifest, data_dir, labels), labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
     record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest)
     if state is not None:
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
-    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world)
+    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world, state)
+    if state is not None:
+        restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"])
     done = state["position"]["step"] if state else 0
     profiler = make_profiler(options.profile, exp_dir / "profile", world, done=done)
     # All is known to be well: from here on the folder is written to.
@@ -101,26 +122,40 @@ def prepare_trainer(
         plan=plan,
         train_loader=train_loader,
         validation=valid_loader
-        and Validation(valid_loader, world, AMP_DTYPES[config.evaluation.amp], config.loss.name, writer),
+        and Validation(
+            valid_loader,
+            world,
+            writer,
+            amp_dtype=AMP_DTYPES[config.evaluation.amp],
+            loss=config.loss.name,
+            zero_without_positives=config.evaluation.zero_without_positives,
+        ),
         keeper=CheckpointKeeper(exp_dir, world, retention(config), record, newest=path and path.name),
         settings=record["config"]["training"],
         seed=config.seed,
         world=world,
         log=RunLog(meter, flops, writer, profiler, world, settings.max_overflows),
         stop=stop,
+        go_on=options.go_on(),
     )
     if state is not None:
-        trainer.restore(state)
+        trainer.go_back(restored_position(state, plan), state.get("meter"))
     return trainer
 
 
 def build_parts(
-    config: Config, plan: BatchPlan, clips: Any, labels: LabelTable, world: World
+    config: Config,
+    plan: BatchPlan,
+    clips: Any,
+    labels: LabelTable,
+    world: World,
+    state: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The model, and what changes, averages and judges its weights, all at the start of a run.
+    """The model, and what changes, averages and judges its weights, all as at the start of a run.
 
     Args:
         clips: what is trained on, for the weights of the classes.
+        state: the checkpoint that the run goes on from, which tells how long epochs were at the start.
     """
     section = config.model_dump(mode="json")
     settings = section["training"]
@@ -128,13 +163,15 @@ def build_parts(
     loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels))).to(world.device)
     optimizer = build_optimizer(section["optimizer"], tagger)
     steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
-    total_steps = config.training.epochs * steps_per_epoch
     logger.info(
         "%s parameters, %d updates in %d epochs",
         f"{sum(parameter.numel() for parameter in tagger.parameters()):,}",
-        total_steps,
+        config.training.epochs * steps_per_epoch,
         config.training.epochs,
     )
+    # A warm-up of so many updates must not begin again when more processes make them fewer.
+    steps_per_epoch = (state["position"].get("steps_per_epoch") if state else None) or steps_per_epoch
+    total_steps = config.training.epochs * steps_per_epoch
     return {
         "learner": Learner(
             tagger, loss, optimizer, world, amp=settings["amp"], clip_norm=settings["clip_norm"]
@@ -183,16 +220,26 @@ def open_curves(
 
 
 def fix_batch_limit(
-    config: Config, state: dict[str, Any] | None, manifest: IndexedManifest, labels: LabelTable, world: World
+    config: Config, state: dict[str, Any] | None, clips: Any, labels: LabelTable, world: World
 ) -> Config:
-    """With `data.max_duration_s: auto`, put in the number that the run began with, or find it."""
+    """With `data.max_duration_s: auto`, put in the number that the run began with, or find it.
+
+    clips: what is trained on.
+    """
     if config.data.max_duration_s != "auto":
         return config
-    if state is not None:
-        limit = state["config"]["data"]["max_duration_s"]
-    else:
-        limit = largest_duration(config, manifest.durations, len(labels), world)
+    limit = state["config"]["data"]["max_duration_s"] if state else None
+    if limit is None or needs_other_memory(state["config"], config.model_dump(mode="json")):
+        limit = largest_duration(config, padded_durations(config, clips), len(labels), world)
     return config.model_copy(update={"data": config.data.model_copy(update={"max_duration_s": limit})})
+
+
+def needs_other_memory(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a configuration may take another amount of memory for the same batches."""
+    keys = [(section, key) for section in ("features", "encoder") for key in now[section]]
+    keys += [("optimizer", "name"), *(("training", key) for key in MEMORY_KEYS)]
+    # A key that the checkpoint lacks is newer than it, and changed nothing then.
+    return any(key in before[section] and before[section][key] != now[section][key] for section, key in keys)
 
 
 def make_record(
@@ -210,6 +257,9 @@ def make_record(
         "coverage": read_coverage(data_dir, config.features.stats_name),
         "train_data": fingerprint(manifest),
         "mixed_data": fingerprint(trained_on) if config.data.sources else None,
+        "class_weights": class_weights(
+            config.loss.class_weights, labels, class_counts(config, trained_on, len(labels))
+        ).tolist(),
         "provenance": collect_provenance(),
     }
 
@@ -220,6 +270,7 @@ def initial_tagger(config: Config, labels: LabelTable, world: World) -> Tagger:
     tagger = build_tagger(
         config.features.model_dump(mode="json"), config.encoder.model_dump(mode="json"), labels
     ).to(world.device)
+    tagger.frontend.pad_to_multiple(config.data.length_multiple_s)
     accelerate(
         tagger,
         compile=config.training.compile,

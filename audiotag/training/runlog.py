@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from audiotag.distributed import World
-from audiotag.errors import TrainingError, describe
+from audiotag.errors import TrainingError
 from audiotag.training.divergence import StepInput
 from audiotag.training.flops import BatchFlops
 from audiotag.training.learner import Learner, Outcome
@@ -78,10 +78,7 @@ class RunLog:
         if learner.scaler.is_enabled():
             values["train/scale"] = learner.scaler.get_scale()
             self._check_overflows(step)
-        try:
-            self.writer.scalars({**values, "train/epoch": epoch}, step)
-        except OSError as error:  # a full disk; the run's state is worth more than its curves
-            logger.error("TensorBoard's points of update %d are lost: %s", step, describe(error)[0])
+        self.writer.scalars({**values, "train/epoch": epoch}, step)
         logger.info("%s", format_log(epoch, step, values))
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from audiotag.evaluation.metricnames import less_is_better
+
+logger = logging.getLogger(__name__)
 
 
 class Scoreboard:
@@ -12,7 +15,8 @@ class Scoreboard:
 
     Args:
         metric: name of the metric.
-        min_delta: a value is better by more than this, or it is not better.
+        min_delta: by how much a value must be better to count as an improvement; the best one is the best
+            without regard to it.
     """
 
     def __init__(self, metric: str, min_delta: float = 0.0) -> None:
@@ -28,7 +32,7 @@ class Scoreboard:
             return
         entry = {"file": file, "epoch": epoch, "step": step, "value": value}
         self.validations.append(entry)
-        if self.best is None or self.sign * (value - self.best["value"]) > self.min_delta:
+        if self.best is None or self.sign * (value - self.best["value"]) > 0.0:
             self.best = {"metric": self.metric, **entry}
 
     def ranking(self) -> list[str]:
@@ -38,14 +42,26 @@ class Scoreboard:
         return list(dict.fromkeys(files))
 
     def without_improvement(self) -> int:
-        """How many validations there were since the best one."""
-        if self.best is None:
-            return 0
-        return sum(entry["step"] > self.best["step"] for entry in self.validations)
+        """How many validations there were since the last one that was better than those before by more than
+        `min_delta`."""
+        count, bar = 0, None
+        for entry in self.validations:
+            if bar is None or self.sign * (entry["value"] - bar) > self.min_delta:
+                count, bar = 0, entry["value"]
+            else:
+                count += 1
+        return count
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what a checkpoint knows."""
         best = state["best"]
+        if best and best["metric"] != self.metric:
+            logger.warning(
+                "validation so far was judged by %s, from here by %s: its best checkpoint is forgotten",
+                best["metric"],
+                self.metric,
+            )
+            return
         # Checkpoints of version 1 name no file: they were written at epochs' ends only.
         self.best = best and {"file": f"epoch-{best['epoch']}.pt", "step": 0, **best}
         self.validations = list(state.get("validations", []))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from audiotag.errors import describe
 from audiotag.evaluation.metrics import Metrics
 from audiotag.evaluation.tables import Table, number
 from audiotag.eventrecords import FILE_NAME, event_files
 from audiotag.labels import LabelTable
 from audiotag.training.eventhistory import as_record, cut_history
+
+logger = logging.getLogger(__name__)
 
 WORST_CLASSES = 20
 
@@ -24,7 +30,8 @@ class RunWriter:
 
     Every call is on its way to the disk when it returns, as a single write, so that a killed process loses
     nothing; `flush` also waits for the disk. A checkpoint must not be written before what came before it is
-    flushed, since the run that goes on from there writes only what comes after.
+    flushed, since the run that goes on from there writes only what comes after. A full disk costs points,
+    with a line in the log: the run's state is worth more than its curves.
 
     Args:
         folder: where the event files are.
@@ -82,13 +89,15 @@ class RunWriter:
     def flush(self) -> None:
         """Wait until all that was added is on disk."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with losing("some of TensorBoard's points"):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and end."""
         if self._file is not None:
             self.flush()
-            self._file.close()
+            with losing("some of TensorBoard's points"):
+                self._file.close()
             self._file = None
 
     def _add_text(self, tag: str, text: str, step: int) -> None:
@@ -107,9 +116,10 @@ class RunWriter:
         """Append one event with the values of a summary."""
         from tensorboard.compat.proto.event_pb2 import Event
 
-        if self._file is None:
-            self._file = self._begin_file()
-        self._append(as_record(Event(wall_time=time.time(), step=step, summary=summary)))
+        with losing(f"TensorBoard's points of update {step}"):
+            if self._file is None:
+                self._file = self._begin_file()
+            self._append(as_record(Event(wall_time=time.time(), step=step, summary=summary)))
 
     def _begin_file(self) -> IO[bytes]:
         """A new event file, made when there is something to write."""
@@ -142,6 +152,15 @@ class RunWriter:
             self._file.seek(end)
             error.filename = self._file.name
             raise
+
+
+@contextmanager
+def losing(what: str) -> Iterator[None]:
+    """Go on without what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        logger.error("%s are lost: %s", what, describe(error)[0])
 
 
 def worst_classes(metrics: Metrics, labels: LabelTable, count: int = WORST_CLASSES) -> Table:

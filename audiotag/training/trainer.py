@@ -18,12 +18,12 @@ from typing import Any
 from audiotag.augment.augmenter import Augmenter
 from audiotag.data.batching import BatchPlan
 from audiotag.distributed import World
-from audiotag.errors import StoppedBySignal, TrainingError
+from audiotag.errors import StoppedBySignal, TrainingError, describe
 from audiotag.logs import progress
 from audiotag.optim.freezing import Freezer
 from audiotag.optim.schedules import Schedule
 from audiotag.tagger import Tagger
-from audiotag.training.checkpoint import epoch_path, load_weights, step_path
+from audiotag.training.checkpoint import epoch_path, step_path
 from audiotag.training.divergence import StepInput
 from audiotag.training.divergencereport import report_divergence
 from audiotag.training.keeper import CheckpointKeeper
@@ -45,7 +45,7 @@ class Trainer:
     Args:
         learner: the model and what changes its weights.
         schedule: factor on the base rates by number of the update.
-        steps_per_epoch: updates of an epoch, by which the schedule counts.
+        steps_per_epoch: updates of an epoch when the run began, by which the schedule counts.
         plan: the batches of all epochs.
         train_loader: the training batches of this process, by epoch and first base batch.
         validation: measures the model; None without a valid split.
@@ -59,6 +59,7 @@ class Trainer:
         world: the processes of the run.
         log: log lines, TensorBoard and the profiler.
         stop: tells whether a signal asked to stop.
+        go_on: how a run that was stopped goes on, in words.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Trainer:
         world: World,
         log: RunLog,
         stop: StopRequest,
+        go_on: str = "the same command goes on from there",
     ) -> None:
         self.learner = learner
         self.tagger: Tagger = learner.tagger
@@ -98,25 +100,16 @@ class Trainer:
         self.world = world
         self.log = log
         self.stop = stop
+        self.go_on = go_on
         self.position = Position()
         self.stopping = False
         # Inputs of the newest updates, the last of which may turn out to be bad.
         self.recent: list[list[StepInput]] = []
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to where a checkpoint was written."""
-        load_weights(self.tagger, state["model"], "the checkpoint")
-        self.learner.load_state_dict(state)
-        self.averages.load_state_dict(state.get("averages", {}))
-        self.scoreboard.restore(state)
-        position = state["position"]
-        self.position = Position(
-            epoch=position["epoch"],
-            batch=position["batch"],
-            step=position["step"],
-            validated_step=position.get("validated_step", position["step"]),
-        )
-        self.log.restore(state.get("meter"))
+    def go_back(self, position: Position, meters: list[dict[str, Any]] | None) -> None:
+        """Begin where a checkpoint was written, whose state the parts have; `meters`: of its log line."""
+        self.position = position
+        self.log.restore(meters)
 
     def run(self) -> None:
         """Train until all epochs are done, or nothing gets better, or a signal comes."""
@@ -264,6 +257,8 @@ class Trainer:
         if not self.validation_is_due():
             return False
         self.settle()
+        if self.stopping:  # of which a GPU has only told now
+            self.leave()
         step = self.position.step
         epoch = self.position.epoch + (self.position.batch > 0)
         with self.averages.swapped(self.tagger, self.settings["validate_weights"]):
@@ -296,7 +291,12 @@ class Trainer:
             "model": self.tagger.state_dict(),
             "averages": self.averages.state_dict(),
             **self.learner.state_dict(),
-            "position": {**asdict(position), "world_size": self.world.size},
+            "position": {
+                **asdict(position),
+                "world_size": self.world.size,
+                "steps_per_epoch": self.steps_per_epoch,
+                "base_batches": self.plan.num_base_batches(position.epoch) if position.batch else None,
+            },
             "best": self.scoreboard.best,
             "validations": self.scoreboard.validations,
             "meter": meters,
@@ -316,7 +316,7 @@ class Trainer:
         names = [name for name in self.world.gather(self.stop.name) if name]
         raise StoppedBySignal(
             f"stopped by {names[0] if names else 'a signal'} after update {self.position.step}; saved "
-            f"{self.path()}; the same command goes on from there"
+            f"{self.path()}; {self.go_on}"
         )
 
     def settle(self) -> None:
@@ -336,7 +336,10 @@ class Trainer:
             folder=self.keeper.folder,
             config=self.keeper.record["config"],
         )
-        self.keeper.finish()
+        try:
+            self.keeper.finish()
+        except OSError as error:
+            logger.error("the last checkpoint was not written: %s", describe(error)[0])
         newest = self.world.gather(self.keeper.newest)[0]
         last = f"last good checkpoint: {newest}" if newest else "no checkpoint yet"
         raise TrainingError(

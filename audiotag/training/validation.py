@@ -28,18 +28,27 @@ class Validation:
     Args:
         loader: gives this process' batches, each time anew.
         world: the processes.
-        amp_dtype: precision of the forward pass.
-        loss: the name of the one that the tagger is trained with.
         writer: TensorBoard.
+        amp_dtype: precision of the forward pass; None for float32.
+        loss: the name of the one that the tagger is trained with.
+        zero_without_positives: how mAP counts classes without positives, as in evaluation.
     """
 
     def __init__(
-        self, loader: Callable[[], Any], world: World, amp_dtype: Any, loss: str, writer: RunWriter
+        self,
+        loader: Callable[[], Any],
+        world: World,
+        writer: RunWriter,
+        *,
+        amp_dtype: Any = None,
+        loss: str = "bce",
+        zero_without_positives: bool = False,
     ) -> None:
         self.loader = loader
         self.world = world
         self.amp_dtype = amp_dtype
         self.loss = loss
+        self.zero_without_positives = zero_without_positives
         self.writer = writer
 
     def __call__(
@@ -64,7 +73,12 @@ class Validation:
         metrics: Metrics | None = None
         finite = scores is None or bool(np.isfinite(scores.logits).all())
         if self.world.is_main and finite:
-            metrics = compute_metrics(scores.logits, scores.labels, ids=scores.ids)
+            metrics = compute_metrics(
+                scores.logits,
+                scores.labels,
+                ids=scores.ids,
+                zero_without_positives=self.zero_without_positives,
+            )
         finite, summary = self.world.gather((finite, metrics and metrics.summary))[0]
         if not finite:
             raise TrainingError(

@@ -45,6 +45,10 @@ def choose_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
         chosen = best_files(exp_dir, choice.best_k)
     elif choice.best:
         chosen = files_to_the_best(exp_dir, choice.avg)
+    elif choice.epoch is None and choice.avg == 1 and not list_epochs(exp_dir) and list_steps(exp_dir):
+        # A run that stopped getting better inside its first epoch.
+        newest = step_path(exp_dir, list_steps(exp_dir)[-1])
+        chosen = ChosenFiles(short_name(newest, exp_dir), [newest])
     else:
         epochs = existing_epochs(exp_dir)
         last = choice.epoch or epochs[-1]

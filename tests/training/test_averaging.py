@@ -252,8 +252,9 @@ def test_missing_epochs_are_named(run, tmp_path_factory):
         with pytest.raises(CheckpointError, match="stage 5 makes them"):
             choose(empty, **choice)
     save_checkpoint(step_path(empty, 7), tiny_checkpoint())
+    assert choose(empty).files == ["step-7.pt"]
     with pytest.raises(CheckpointError, match=r"only step-7\.pt: train on"):
-        choose(empty)
+        choose(empty, avg=2)
 
 
 def test_more_epochs_than_there_were_cannot_be_averaged(run):

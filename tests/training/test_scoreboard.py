@@ -32,12 +32,12 @@ def test_of_equal_values_the_first_is_best():
 
 def test_what_is_hardly_better_does_not_count():
     scoreboard = board(values=(0.5, 0.505, 0.515), min_delta=0.01)
-    assert scoreboard.best["epoch"] == 3
+    assert scoreboard.without_improvement() == 0
     scoreboard = board(values=(0.5, 0.505, 0.509), min_delta=0.01)
-    assert scoreboard.best["epoch"] == 1
     assert scoreboard.without_improvement() == 2
-    # It stays the first of the ranking, since it is what "best" means everywhere.
-    assert scoreboard.ranking() == ["epoch-1.pt", "epoch-3.pt", "epoch-2.pt"]
+    # The best is the best all the same.
+    assert scoreboard.best["epoch"] == 3
+    assert scoreboard.ranking() == ["epoch-3.pt", "epoch-2.pt", "epoch-1.pt"]
 
 
 def test_validations_without_improvement_are_counted_from_the_best():

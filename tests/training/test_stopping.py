@@ -172,6 +172,9 @@ def small_disk(tmp_path) -> Path:
 def test_a_full_disk_is_survived_as_long_as_it_may_be_and_nothing_is_lost(recipe, small_disk):
     run = Run(recipe, *ARGUMENTS, "--set", "training.epochs=60", "--exp-dir", str(small_disk / "exp"))
     assert run.wait() == 6, run.output
+    # Training goes on without checkpoints and curves up to the end, where it is an error.
+    assert "epoch 60 update" in run.output
+    assert "epoch 60 validation on" in run.output
     assert "error: the disk is full while writing " in run.output
     assert "free some space and run the same command again" in run.output
     assert "Traceback" not in run.output

@@ -283,7 +283,7 @@ def test_other_ranks_leave_the_folder_alone(tmp_path):
     assert [path.read_bytes() for path in event_files(tmp_path / "runs")] == before
 
 
-def test_a_write_that_fails_names_the_file_and_leaves_it_whole(tmp_path, monkeypatch):
+def test_a_write_that_fails_names_the_file_and_leaves_it_whole(tmp_path, caplog):
     writer = RunWriter(tmp_path, last_step=0, enabled=True)
     writer.scalars({"train/loss": 1.0}, 1)
     file = writer._file
@@ -303,10 +303,9 @@ def test_a_write_that_fails_names_the_file_and_leaves_it_whole(tmp_path, monkeyp
             return getattr(file, name)
 
     writer._file = Full()
-    with pytest.raises(OSError, match="No space left") as caught:
-        writer.scalars({"train/loss": 2.0}, 2)
+    writer.scalars({"train/loss": 2.0}, 2)
     (path,) = event_files(tmp_path)
-    assert caught.value.filename == str(path)
+    assert f"TensorBoard's points of update 2 are lost: the disk is full while writing {path}" in caplog.text
     assert path.read_bytes() == before
     writer._file = file
     writer.scalars({"train/loss": 3.0}, 3)

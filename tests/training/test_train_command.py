@@ -45,6 +45,8 @@ def test_a_run_leaves_what_the_readme_promises(finished):
         "step": 16,
         "world_size": 1,
         "validated_step": 16,
+        "steps_per_epoch": 4,
+        "base_batches": None,
     }
     assert set(state["metrics"]) >= {"loss", "mAP", "mAUC", "d_prime", "accuracy"}
     assert state["best"]["metric"] == "mAP"
@@ -72,7 +74,7 @@ def test_a_resumed_run_ends_with_the_same_bits(recipe, finished):
     done = recipe.train("resumed")
     assert done.returncode == 0, done.stderr
     assert "epoch-3.pt: " in done.stderr
-    assert "trying the one before" in done.stderr
+    assert "looking for an earlier one" in done.stderr
     assert "resuming from exp/resumed/epoch-2.pt" in done.stderr
     assert_same_state(
         load_checkpoint(finished / "epoch-4.pt"), load_checkpoint(recipe.exp("resumed") / "epoch-4.pt")
