@@ -79,6 +79,7 @@ def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
     """
     mean = WeightedMean()
     state = load_checkpoint(start)
+    known = {key: state.get(key) for key in ("config", "train_data", "mixed_data", "validations")}
     earlier = kept_average(state, "running_average", start, allow_none=True)
     samples, period = earlier["samples"], earlier["period"]
     if samples:
@@ -97,8 +98,34 @@ def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
             f"should be the earlier one, {samples}: choose checkpoints with at least "
             f"{later['period']} updates (training.running_average.period) from the first to the second"
         )
+    check_same_run((start, known), (end, state))
     mean.add(end, state, later["weights"], later["samples"])
     return mean.result(end, state)
+
+
+def check_same_run(start: tuple[Path, dict[str, Any]], end: tuple[Path, dict[str, Any]]) -> None:
+    """Refuse two checkpoints of which the later one was not reached from the earlier one.
+
+    Of old checkpoints, which do not note everything, what both note counts.
+    """
+    (first_path, one), (path, two) = start, end
+    refused = f"{first_path} and {path} are not of one run, so that there is no mean between them: "
+    for key in ("train_data", "mixed_data"):
+        if one.get(key) and two.get(key) and one[key] != two[key]:
+            raise CheckpointError(f"{refused}they were trained on other clips, or other labels of them")
+    before, after = one.get("validations"), two.get("validations")
+    # Values of another metric, as after a run went on with --allow-changes, cannot be compared.
+    metrics = [state["config"].get("training", {}).get("best_metric") for state in (one, two)]
+    comparable = before is not None and after is not None and metrics[0] == metrics[1]
+    if comparable and after[: len(before)] != before:
+        raise CheckpointError(
+            f"{refused}the second one's validations do not begin with those of the first (a run that went on "
+            "from an earlier checkpoint has other weights behind it)"
+        )
+    seeds = [state["config"].get("seed") for state in (one, two)]
+    # A run may go on with another seed (--allow-changes): then only a common history shows that it is one.
+    if seeds[0] != seeds[1] and not (comparable and before):
+        raise CheckpointError(f"{refused}the first has seed {seeds[0]}, the second {seeds[1]}")
 
 
 def kept_average(state: dict[str, Any], kind: str, path: Path, *, allow_none: bool = False) -> dict[str, Any]:

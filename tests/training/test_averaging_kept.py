@@ -15,7 +15,7 @@ from audiotag.errors import CheckpointError
 from audiotag.training.averaging import choose_weights
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint, step_path
 from audiotag.training.weightaverages import WeightAverages
-from tests.tiny import tiny_checkpoint
+from tests.tiny import tiny_checkpoint, tiny_config
 
 VECTORS = Path(__file__).parents[1] / "data" / "zipformer" / "averaging.safetensors"
 
@@ -110,6 +110,57 @@ def test_checkpoints_without_a_mean_between_them_are_refused(tmp_path):
     save_checkpoint(step_path(tmp_path, 40), tiny_checkpoint())
     with pytest.raises(CheckpointError, match=r"step-40\.pt holds no running_average.*training\.running_av"):
         choose(tmp_path, between=("step-12.pt", "step-40.pt"))
+
+
+def change(path, **entries):
+    """Write a checkpoint anew with other entries, without those that are None."""
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state.update(entries)
+    without = [key for key, value in entries.items() if value is None]
+    save_checkpoint(path, {key: value for key, value in state.items() if key not in without})
+
+
+def validations(*values):
+    """What as many validations found, one every 5 updates."""
+    steps = range(5, 5 * len(values) + 1, 5)
+    return [
+        {"file": f"step-{step}.pt", "epoch": 1, "step": step, "value": value}
+        for step, value in zip(steps, values, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("of_start", "of_end", "message"),
+    [
+        ({}, {"seed": 8}, "the first has seed 42, the second 8"),
+        ({}, {"train_data": {"clips": 0, "digest": "other"}}, "trained on other clips"),
+        ({"mixed_data": {"clips": 1}}, {"mixed_data": {"clips": 2}}, "trained on other clips"),
+        ({"validations": validations(0.3, 0.5)}, {"validations": validations(0.3, 0.6, 0.7)}, "do not begin"),
+        ({"validations": validations(0.3, 0.5)}, {"validations": validations(0.3)}, "do not begin"),
+        ({"validations": validations(0.3)}, {"validations": validations(0.4), "seed": 8}, "do not begin"),
+        ({"validations": []}, {"validations": validations(0.4), "seed": 8}, "has seed 42"),
+        # What may differ between two parts of one run, or is not known.
+        ({"validations": validations(0.3)}, {"validations": validations(0.3, 0.2)}, None),
+        ({"validations": validations(0.3)}, {"validations": validations(0.3, 0.2), "seed": 8}, None),
+        ({"validations": validations(0.3)}, {"validations": validations(0.8), "best_metric": "loss"}, None),
+        ({"validations": None, "version": 1}, {"validations": validations(0.3, 0.2)}, None),
+        ({"validations": None, "version": 1}, {"validations": validations(0.3), "seed": 8}, "has seed 42"),
+        ({"train_data": None}, {"train_data": {"clips": 0, "digest": "other"}}, None),
+    ],
+)  # fmt: skip
+def test_there_is_no_mean_between_two_runs(tmp_path, of_start, of_end, message):
+    walk(tmp_path, 30, (20, 30), running_average={"period": 10})
+    for name, entries in (("step-20.pt", dict(of_start)), ("step-30.pt", dict(of_end))):
+        config = tiny_config()
+        config["seed"] = entries.pop("seed", config["seed"])
+        config["training"]["best_metric"] = entries.pop("best_metric", config["training"]["best_metric"])
+        change(tmp_path / name, config=config, **entries)
+    if message is None:
+        assert choose(tmp_path, between=("step-20.pt", "step-30.pt")).files == ["step-20.pt", "step-30.pt"]
+        return
+    with pytest.raises(CheckpointError, match=message) as caught:
+        choose(tmp_path, between=("step-20.pt", "step-30.pt"))
+    assert all(str(tmp_path / name) in str(caught.value) for name in ("step-20.pt", "step-30.pt"))
 
 
 def test_averages_that_training_kept(tmp_path):
