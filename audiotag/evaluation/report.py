@@ -132,8 +132,8 @@ def means_note(evaluations: Sequence[Evaluation]) -> str:
     selected = ""
     if any(evaluation.selected_on_eval for evaluation in evaluations):
         selected = (
-            " Selected on eval: the best epoch was chosen by its score on the evaluation clips themselves, "
-            "which makes that score optimistic."
+            " Selected on eval: the best epoch, or the one with which training stopped early, was chosen by "
+            "its score on the evaluation clips themselves, which makes that score optimistic."
         )
     return (
         "mAP and mAUC are unweighted means over classes, d' is that of mAUC; classes without positive clips "

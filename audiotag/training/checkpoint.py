@@ -21,8 +21,9 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     train_data        {"clips", "digest"}: which clips with which labels its own train split has
     mixed_data        the same of all train sets together with data.sources, else None
     provenance        versions, git state, command
-    averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256",
-                      "by_validation", "provenance"}
+    averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256", "kind",
+                      "measured", "between", "by_validation", "by_stopping", "averaged", "provenance"}; old
+                      files lack some of them
 Schedules are functions of the position and the configuration, so they have no state.
 """
 

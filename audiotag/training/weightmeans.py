@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from audiotag.errors import CheckpointError
+from audiotag.evaluation.conditions import KINDS
 from audiotag.training.checkpoint import load_checkpoint
 
 Weights = dict[str, Tensor]
@@ -16,6 +18,25 @@ Weights = dict[str, Tensor]
 # What may differ between models whose weights are averaged: it changes training or where features come from.
 FREE_FEATURES = ("storage",)
 FREE_ENCODER = ("dropout", "attention_dropout", "drop_path")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Weights that were taken from checkpoint files.
+
+    Args:
+        weights: those of the one file, or the mean of several.
+        state: the checkpoint of the last file.
+        kind: of the weights that each file gave.
+        measured: of the weights that validation measured, by file.
+        averaged: what files of bin/average.py tell of their origin, by file.
+    """
+
+    weights: Weights
+    state: dict[str, Any]
+    kind: str
+    measured: dict[Path, str] = field(default_factory=dict)
+    averaged: dict[Path, dict[str, Any]] = field(default_factory=dict)
 
 
 class WeightedMean:
@@ -56,23 +77,41 @@ class WeightedMean:
         return weights, state if same else {**state, "train_data": None}
 
 
-def mean_of_files(paths: Sequence[Path], kind: str) -> tuple[Weights, dict[str, Any]]:
-    """The plain mean of the weights of this kind in all files, and the checkpoint of the last file."""
+def mean_of_files(paths: Sequence[Path], kind: str | None) -> Taken:
+    """The plain mean of the weights of this kind in all files; of what validation measured for None."""
     mean = WeightedMean()
-    for path in paths[:-1]:
-        add_file(mean, path, kind)
-    state = add_file(mean, paths[-1], kind)
-    return mean.result(paths[-1], state)
+    measured: dict[Path, str] = {}
+    averaged: dict[Path, dict[str, Any]] = {}
+    state: dict[str, Any] = {}
+    for path in paths:
+        state.clear()  # one file is in memory at a time
+        state = load_checkpoint(path)
+        measured[path] = measured_kind(state)
+        if origin := state.get("averaged"):
+            averaged[path] = origin
+        if kind is None and measured[path] != measured[paths[0]]:
+            raise CheckpointError(
+                f"validation measured the {KINDS[measured[paths[0]]]} of {paths[0]}, but the "
+                f"{KINDS[measured[path]]} of {path}: choose one kind with evaluation.weights (--weights)"
+            )
+        taken = kind or measured[path]
+        own = state["model"] if taken == "model" else kept_average(state, taken, path)["weights"]
+        mean.add(path, state, own)
+        del own
+    weights, state = mean.result(paths[-1], state)
+    return Taken(weights, state, taken, measured, averaged)
 
 
-def add_file(mean: WeightedMean, path: Path, kind: str) -> dict[str, Any]:
-    """Add a file's weights to a mean; returns its checkpoint."""
-    state = load_checkpoint(path)
-    mean.add(path, state, state["model"] if kind == "model" else kept_average(state, kind, path)["weights"])
-    return state
+def measured_kind(state: dict[str, Any]) -> str:
+    """Of which weights validation would be at a checkpoint; those of an averaged file are its only ones."""
+    kind = state["config"].get("training", {}).get("validate_weights", "model")
+    average = state.get("averages", {}).get(kind)
+    # As long as an average has not begun, the trained weights are measured.
+    begun = average is not None and average["samples"] > 0
+    return kind if begun and not state.get("averaged") else "model"
 
 
-def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
+def mean_between(start: Path, end: Path) -> Taken:
     """The mean of all samples that the running average took after one checkpoint, up to another of its run.
 
     With the averages a and A after n and N samples it is (N A - n a) / (N - n); and the later checkpoint.
@@ -100,7 +139,7 @@ def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
         )
     check_same_run((start, known), (end, state))
     mean.add(end, state, later["weights"], later["samples"])
-    return mean.result(end, state)
+    return Taken(*mean.result(end, state), "running_average")
 
 
 def check_same_run(start: tuple[Path, dict[str, Any]], end: tuple[Path, dict[str, Any]]) -> None:

@@ -180,3 +180,54 @@ def test_averages_that_training_kept(tmp_path):
         choose(tmp_path, checkpoints=["step-2.pt"], weights="running_average")
     with pytest.raises(CheckpointError, match=r"step-30\.pt holds no swa of the weights.*training\.swa"):
         choose(tmp_path, checkpoints=["step-30.pt"], weights="swa")
+
+
+def validated_by(path, kind, **entries):
+    """Have validation measured weights of this kind at a checkpoint."""
+    config = tiny_config()
+    config["training"]["validate_weights"] = kind
+    change(path, config=config, **entries)
+
+
+def test_unless_a_kind_is_given_the_weights_that_validation_measured_are_taken(tmp_path):
+    passed = walk(
+        tmp_path, 30, (2, 20, 30), running_average={"period": 10}, ema={"decay": 0.8, "warmup": False}
+    )
+    averages = {step: load_checkpoint(tmp_path / f"step-{step}.pt")["averages"] for step in (2, 20, 30)}
+    for step in (2, 20, 30):
+        validated_by(tmp_path / f"step-{step}.pt", "ema")
+    files = ["step-20.pt", "step-30.pt"]
+    chosen = choose(tmp_path, checkpoints=["step-30.pt"])
+    assert (chosen.name, chosen.kind, chosen.measured) == ("step30-ema", "ema", "ema")
+    assert chosen.weights["w"].equal(averages[30]["ema"]["weights"]["w"].float())
+    both = choose(tmp_path, checkpoints=files)
+    assert both.weights["w"].equal(
+        ((averages[20]["ema"]["weights"]["w"] + averages[30]["ema"]["weights"]["w"]) / 2).float()
+    )
+    trained = choose(tmp_path, checkpoints=["step-30.pt"], weights="model")
+    assert (trained.name, trained.kind, trained.measured) == ("step30", "model", "ema")
+    assert trained.weights["w"].equal(passed[30])
+    # A mean between two has nothing to do with it.
+    between = choose(tmp_path, between=files)
+    assert between.name == "between-step20-step30"
+    assert between.weights["w"].equal(choose(tmp_path, between=files, weights="model").weights["w"])
+    # The running average had not begun, so that validation measured the trained weights.
+    for step in (2, 20):
+        validated_by(tmp_path / f"step-{step}.pt", "running_average")
+    assert choose(tmp_path, checkpoints=["step-2.pt"]).weights["w"].equal(passed[2])
+    assert choose(tmp_path, checkpoints=["step-20.pt"]).name == "step20-running"
+    with pytest.raises(
+        CheckpointError,
+        match=r"validation measured the trained weights of .*step-2\.pt, but "
+        r"the running average of the weights of .*step-20\.pt: choose one kind",
+    ):
+        choose(tmp_path, checkpoints=["step-2.pt", "step-20.pt"])
+    assert choose(tmp_path, checkpoints=["step-2.pt", "step-20.pt"], weights="model").kind == "model"
+
+
+def test_checkpoints_that_do_not_know_what_is_measured_give_trained_weights(tmp_path):
+    passed = walk(tmp_path, 3, (3,))
+    config = tiny_config()
+    del config["training"]["validate_weights"]
+    change(tmp_path / "step-3.pt", config=config, version=1)
+    assert choose(tmp_path, checkpoints=["step-3.pt"]).weights["w"].equal(passed[3])
