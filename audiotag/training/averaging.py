@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -15,13 +14,11 @@ import torch
 from audiotag.commandline import positive
 from audiotag.configevaluation import WeightChoice
 from audiotag.evaluation.conditions import KINDS, SUFFIXES
-from audiotag.provenance import collect_provenance
+from audiotag.provenance import collect_provenance, file_digest
 from audiotag.training.weightchoice import choose_files, shown_name
 from audiotag.training.weightmeans import mean_between, mean_of_files
 
 logger = logging.getLogger(__name__)
-
-CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     taken = mean_between(*chosen.paths) if choice.between else mean_of_files(chosen.paths, choice.weights)
     measured = set(taken.measured.values())
     averaged = {shown_name(path, exp_dir): origin for path, origin in taken.averaged.items()}
-    files = {shown_name(path, exp_dir): digest(path) for path in chosen.paths}
+    files = {shown_name(path, exp_dir): file_digest(path) for path in chosen.paths}
     heavy = ("model", "averages", "optimizer", "scaler")
     return ChosenWeights(
         name=chosen.name if choice.between else chosen.name + SUFFIXES[taken.kind],
@@ -126,15 +123,6 @@ def averaged_checkpoint(chosen: ChosenWeights) -> dict[str, Any]:
         "metrics": {},
         "averaged": {**chosen.origin, "provenance": collect_provenance()},
     }
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    value = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            value.update(chunk)
-    return value.hexdigest()
 
 
 def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
