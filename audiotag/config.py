@@ -214,7 +214,7 @@ class Config(Section):
             "evaluation.between": "running_average" if self.evaluation.between else "model",
         }
         for key, kind in wanted.items():
-            if kind != "model" and getattr(self.training, kind) is None:
+            if kind not in (None, "model") and getattr(self.training, kind) is None:
                 raise ValueError(f"{key} takes the {kind} of the weights, but training.{kind} is not set")
         swa, epochs = self.training.swa, self.training.epochs
         if swa and swa.first_epoch > min(swa.last_epoch or epochs, epochs):

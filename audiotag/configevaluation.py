@@ -26,8 +26,9 @@ class WeightChoice(Section):
     between: tuple[str, str] | None = None
     """Mean of the weights over all updates between two checkpoint files (the first excluded), from their
     running averages."""
-    weights: Literal["model", "ema", "running_average", "swa"] = "model"
-    """Which weights are taken from the checkpoints: the trained ones or an average that training kept."""
+    weights: Literal["model", "ema", "running_average", "swa"] | None = None
+    """Which weights are taken from the checkpoints: the trained ones or an average that training kept; null
+    takes those that validation measured (`training.validate_weights` of the run)."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> WeightChoice:
@@ -45,9 +46,9 @@ class WeightChoice(Section):
             raise ValueError(
                 f"avg {self.avg} averages epochs, and {names[0]} chooses otherwise: set avg to 1"
             )
-        if self.between and self.weights not in ("model", "running_average"):
+        if self.between and self.weights not in (None, "model", "running_average"):
             raise ValueError(
-                f"between is computed from running averages: leave weights at model, not {self.weights}"
+                f"between is computed from running averages: leave weights at null, not {self.weights}"
             )
         return self
 

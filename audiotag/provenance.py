@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import audiotag
 
+CHUNK = 2**20
 PACKAGES = ("torch", "torchaudio", "lhotse", "numpy", "scikit-learn")
 
 
@@ -33,6 +35,15 @@ def collect_provenance() -> dict[str, str]:
         **versions,
         "git": git_state(Path(audiotag.__file__).parent),
     }
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            value.update(chunk)
+    return value.hexdigest()
 
 
 def git_state(folder: Path) -> str:

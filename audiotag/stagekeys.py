@@ -9,7 +9,6 @@ from pathlib import Path
 
 from audiotag.config import Config
 from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
-from audiotag.configevaluation import WeightChoice
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
@@ -43,7 +42,6 @@ def stage_keys(config: Config) -> dict[str, str]:
         del rest[section][name]
     if rest["loss"]["class_weights"] not in ("none", "balanced"):
         rest["loss"]["class_weights"] = file_digest(Path(rest["loss"]["class_weights"]))
-    choice = config.evaluation.model_dump(mode="json", include=set(WeightChoice.model_fields))
     manifests = digest("manifests", PROBE_VERSION, corpus, corpus_digests(config.corpus))
     fbank = digest("fbank", FEATURES_VERSION, manifests, features.preset, features.storage)
     noise_dir = noise.dir if noise else None
@@ -61,7 +59,7 @@ def stage_keys(config: Config) -> dict[str, str]:
         "5": train,
         "6": evaluate,
         "7": digest("report", evaluate, config.title),
-        "8": digest("export", train, choice),
+        "8": digest("export", evaluate),  # the thresholds of evaluations are packed too
     }
 
 

@@ -163,7 +163,7 @@ def test_stage_keys_change_with_what_the_stage_reads_and_only_then(tmp_path):
     assert changed("features.storage=on_the_fly") == ["2", "3", "4", "5", "6", "7", "8"]
     assert changed("optimizer.lr=0.5") == ["5", "6", "7", "8"]
     assert changed("evaluation.avg=2") == ["6", "7", "8"]
-    assert changed("evaluation.splits=[valid]") == ["6", "7"]
+    assert changed("evaluation.splits=[valid]") == ["6", "7", "8"]
     assert changed("title=x") == ["7"]
     assert changed("data.num_workers=7") == changed("training.log_every=3") == []
     (tmp_path / "eval_segments.csv").write_text("# one", encoding="utf-8")

@@ -20,7 +20,7 @@ from audiotag.errors import ConfigError
         (["evaluation.between=[a, b]"], "evaluation.between takes the running_average of the weights, but"),
         (
             ["evaluation.between=[a, b]", "evaluation.weights=ema", "training.ema={}"],
-            "leave weights at model",
+            "leave weights at null",
         ),
         (["evaluation.weights=ema"], "training.ema is not set"),
         (["training.validate_weights=swa"], "training.swa is not set"),

@@ -19,6 +19,7 @@ from audiotag.training.averaging import (
     add_weight_arguments,
     averaged_checkpoint,
     choose_weights,
+    warn_of_unmeasured_weights,
     weight_overrides,
 )
 from audiotag.training.checkpoint import EPOCH_NAME, STEP_NAME, save_checkpoint
@@ -32,6 +33,7 @@ def main() -> None:
     config = config_from_args(args)
     set_up_logging(verbose=args.verbose)
     chosen = choose_weights(args.exp_dir, config.evaluation)
+    warn_of_unmeasured_weights(chosen)
     path = args.dest or args.exp_dir / f"{AVERAGED_PREFIX}{chosen.name}.pt"
     save_checkpoint(path, averaged_checkpoint(chosen))
     logger.info("wrote %s: %s of %s", path, chosen.name, ", ".join(chosen.files))

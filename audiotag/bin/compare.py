@@ -13,7 +13,12 @@ from pathlib import Path
 from audiotag.atomic import atomic_write
 from audiotag.commandline import make_parser, positive
 from audiotag.errors import ConfigError, run_command
-from audiotag.evaluation.comparison import align, compare, read_system
+from audiotag.evaluation.comparison import (
+    agreed_zero_without_positives,
+    align,
+    compare,
+    read_system,
+)
 from audiotag.evaluation.comparisontext import describe
 from audiotag.logs import set_up_logging
 
@@ -25,11 +30,13 @@ def main() -> None:
     set_up_logging(verbose=args.verbose)
     if len(args.scores) < 2:
         raise ConfigError("compare needs two or more evaluation folders or score files, found one")
-    aligned = align([read_system(path) for path in args.scores], common=args.common)
-    comparisons = compare(
-        aligned, args.bootstrap, seed=args.seed, zero_without_positives=args.zero_without_positives
-    )
-    text = describe(aligned, comparisons, args.bootstrap)
+    systems = [read_system(path) for path in args.scores]
+    zero = args.zero_without_positives
+    if zero is None:
+        zero = agreed_zero_without_positives(systems)
+    aligned = align(systems, common=args.common)
+    comparisons = compare(aligned, args.bootstrap, seed=args.seed, zero_without_positives=zero)
+    text = describe(aligned, comparisons, args.bootstrap, zero_without_positives=zero)
     print(text, end="")
     if args.output:
         with atomic_write(args.output) as file:
@@ -53,8 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="what the resamplings derive from")
     parser.add_argument(
         "--zero-without-positives",
-        action="store_true",
-        help="count classes without positives as AP 0 in mAP, not leave them out",
+        action=argparse.BooleanOptionalAction,
+        help="count classes without positives as AP 0 in mAP, or leave them out; unless given, as the "
+        "evaluation folders do",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the tables to this file")
     return parser.parse_args()

@@ -37,6 +37,7 @@ from audiotag.training.averaging import (
     ChosenWeights,
     add_weight_arguments,
     choose_weights,
+    warn_of_unmeasured_weights,
     weight_overrides,
 )
 from audiotag.training.checkpoint import load_weights
@@ -56,6 +57,8 @@ def main() -> None:
         set_up_logging(world.rank, args.verbose)
         chosen = choose_weights(args.exp_dir, config.evaluation)
         logger.info("weights: %s (%s)", chosen.name, ", ".join(chosen.files))
+        if world.is_main:
+            warn_of_unmeasured_weights(chosen)
         tagger = load_tagger(chosen, args.exp_dir).to(world.device)
         if not tagger.encoder.batch_independent:
             logger.warning(
@@ -132,14 +135,16 @@ def evaluate(
             "title": config.title,
             "split": split,
             "weights": name,
-            "weights_in_words": weights_in_words(
-                choice.weights,
-                chosen.files,
-                between=choice.between is not None,
-                by_validation=chosen.by_validation,
-            ),
+            "weights_in_words": weights_in_words(chosen.origin),
             "checkpoints": chosen.files,
             "sha256": chosen.sha256,
+            "kind": chosen.kind,
+            "between": chosen.between,
+            "averaged": chosen.averaged,
+            "training": {
+                "processes": chosen.checkpoint["position"].get("world_size"),
+                "provenance": chosen.checkpoint.get("provenance") or {},
+            },
             "selected_on": selected_on(chosen),
             "precision": precision_in_words(choice.amp, world.device, config.training.tf32),
             "windows": describe_windows(windows, manifest.durations),
@@ -169,8 +174,11 @@ def evaluate(
 
 
 def selected_on(chosen: ChosenWeights) -> str | None:
-    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none."""
-    if not chosen.by_validation:
+    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none.
+
+    It chose the last epoch, too, where it ended training early.
+    """
+    if not chosen.by_validation and not chosen.by_stopping:
         return None
     return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")
 

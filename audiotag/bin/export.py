@@ -1,6 +1,7 @@
 """Export trained weights as a folder that `audiotag.load` reads: safetensors, config and labels.
 
 The `evaluation` section of the config chooses the weights, as for evaluate, and the same options overrule it.
+Where these weights were evaluated, the thresholds found there are packed too: those of valid, else of eval.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from pathlib import Path
 
 from audiotag.commandline import add_config_arguments, config_from_args, make_parser
 from audiotag.errors import run_command
+from audiotag.evaluation.conditions import weights_in_words
 from audiotag.export.package import export_package, load_tagger
+from audiotag.export.thresholds import find_thresholds
 from audiotag.labels import LabelTable
 from audiotag.logs import set_up_logging
-from audiotag.training.averaging import add_weight_arguments, choose_weights, weight_overrides
+from audiotag.training.averaging import (
+    add_weight_arguments,
+    choose_weights,
+    warn_of_unmeasured_weights,
+    weight_overrides,
+)
 
 logger = logging.getLogger("audiotag.export")
 
@@ -24,21 +32,30 @@ def main() -> None:
     config = config_from_args(args)
     set_up_logging(verbose=args.verbose)
     chosen = choose_weights(args.exp_dir, config.evaluation)
+    warn_of_unmeasured_weights(chosen)
     checkpoint = chosen.checkpoint
+    labels = LabelTable.from_rows(checkpoint["labels"])
+    found = find_thresholds(args.exp_dir, chosen.origin, labels)
+    # What validation measured of other weights than these would be taken for theirs.
+    metrics = chosen.validation_metrics
     export_package(
         args.dest,
         weights=chosen.weights,
         config=checkpoint["config"],
-        labels=LabelTable.from_rows(checkpoint["labels"]),
+        labels=labels,
         info={
             "weights": chosen.name,
+            "weights_in_words": weights_in_words(chosen.origin),
             "checkpoints": chosen.files,
             "sha256": chosen.sha256,
             "title": checkpoint["config"]["title"],
-            "last_epoch_metrics": checkpoint["metrics"],
+            **({"averaged": chosen.averaged} if chosen.averaged else {}),
+            **({"last_epoch_metrics": metrics} if metrics else {}),
+            **({"thresholds": found.info} if found else {}),
             "coverage": checkpoint.get("coverage", {}),
             "provenance": checkpoint.get("provenance", {}),
         },
+        thresholds=found and found.content,
     )
     # What was written is read back, so that a folder that cannot be used is noticed here.
     tagger = load_tagger(args.dest)

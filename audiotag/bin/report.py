@@ -8,6 +8,7 @@ from pathlib import Path
 
 from audiotag.commandline import add_config_arguments, config_from_args, make_parser
 from audiotag.errors import run_command
+from audiotag.evaluation.freshness import leave_out_stale
 from audiotag.evaluation.report import check_requirements, find_evaluations, results_table, write_report
 from audiotag.logs import set_up_logging
 
@@ -18,8 +19,8 @@ def main() -> None:
     args = parse_arguments()
     set_up_logging(verbose=args.verbose)
     title = config_from_args(args).title if args.config else None
-    evaluations = find_evaluations(args.exp_dir)
-    path = write_report(args.exp_dir, evaluations, title=title)
+    evaluations, stale = leave_out_stale(args.exp_dir, find_evaluations(args.exp_dir))
+    path = write_report(args.exp_dir, evaluations, title=title, stale=stale)
     logger.info("written: %s", path)
     print(results_table(evaluations).text())
     check_requirements(args.require, evaluations)
@@ -34,7 +35,8 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="METRIC>=NUMBER",
-        help="fail unless every evaluation meets this, such as mAP>=0.5 (>=, >, <=, <); may be repeated",
+        help="fail unless every evaluation meets this, such as mAP>=0.5 (>=, >, <=, <); may be repeated; "
+        "f1_*_tuned are asked of those that have them",
     )
     return parser.parse_args()
 

@@ -12,22 +12,27 @@ from pathlib import Path
 
 import numpy as np
 
-from audiotag.errors import DataError
+from audiotag.errors import ConfigError, DataError
 from audiotag.evaluation.bootstrap import LEAST_SHARE, Difference, Draws, paired_difference, resample
 from audiotag.evaluation.metrics import Metrics, compute_metrics
 from audiotag.evaluation.perclass import read_per_class
 from audiotag.evaluation.resampling import Resampled
+from audiotag.evaluation.results import read_evaluation
 from audiotag.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)
 class System:
-    """The scores of one system. classes: display name by MID in the order of the columns; None where the
-    file does not say."""
+    """The scores of one system.
+
+    classes: display name by MID in the order of the columns. zero_without_positives: whether its evaluation
+    counts classes without positives as AP 0. Both None where the file does not say.
+    """
 
     name: str
     scores: Scores
     classes: dict[str, str] | None
+    zero_without_positives: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,29 @@ def read_system(path: Path) -> System:
     file = path / "scores.npz" if path.is_dir() else path
     scores = Scores.load(file)
     table = file.with_name("per_class.csv")
+    zero = None
+    if file.with_name("metrics.json").exists():
+        zero = read_evaluation(file.parent).zero_without_positives
     if not table.exists():
-        return System(str(path), scores, None)
+        return System(str(path), scores, None, zero)
     classes = {one.mid: one.name for one in read_per_class(table)}
     if len(classes) != scores.logits.shape[1]:
         raise DataError(
             f"{table} has {len(classes)} classes, but the scores beside it {scores.logits.shape[1]}: "
             "they do not belong together; run stage 6 again"
         )
-    return System(str(path), scores, classes)
+    return System(str(path), scores, classes, zero)
+
+
+def agreed_zero_without_positives(systems: Sequence[System]) -> bool:
+    """How the systems' evaluations count classes without positives; False where none says."""
+    said = {system.zero_without_positives: system.name for system in systems}
+    if True in said and False in said:
+        raise ConfigError(
+            f"{said[True]} counts classes without positives as AP 0 in mAP, {said[False]} leaves them out: "
+            "say how to compare them, with --zero-without-positives or --no-zero-without-positives"
+        )
+    return True in said
 
 
 def align(systems: Sequence[System], *, common: bool = False) -> Aligned:

@@ -13,11 +13,18 @@ EXTREMES = 5
 LEAST_POSITIVES = 10
 
 
-def describe(aligned: Aligned, comparisons: Sequence[Comparison], resamplings: int) -> str:
+def describe(
+    aligned: Aligned,
+    comparisons: Sequence[Comparison],
+    resamplings: int,
+    *,
+    zero_without_positives: bool = False,
+) -> str:
     """The whole comparison in Markdown."""
+    zero = " Classes without positives count as AP 0 in mAP." if zero_without_positives else ""
     parts = [
         f"{len(aligned.ids):,} clips, {len(aligned.class_names)} classes, {resamplings:,} paired resamplings "
-        f"of the clips. A is {aligned.names[0]}."
+        f"of the clips.{zero} A is {aligned.names[0]}."
     ]
     for name, comparison in zip(aligned.names[1:], comparisons, strict=True):
         parts.append(f"## B is {name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,44 @@ KINDS = {
     "running_average": "running average of the weights",
     "swa": "SWA weights",
 }
+# What follows the name of a choice of weights, so that none takes another's place.
+SUFFIXES = {"ema": "-ema", "running_average": "-running", "swa": "-swa", "model": ""}
 # The means that `evaluation.window_mean` stands for unless it is set.
 USUAL_MEANS = ("sigmoid", "softmax")
 
 
-def weights_in_words(kind: str, files: Sequence[str], *, between: bool, by_validation: bool) -> str:
-    """Which weights were scored.
+def weights_in_words(origin: Mapping[str, Any]) -> str:
+    """Which weights these are.
 
-    Args:
-        kind: of the weights that were taken from each file.
-        files: the checkpoints.
-        between: they are the two ends of a mean over updates.
-        by_validation: a validation metric chose the files.
+    origin: what `ChosenWeights.origin` gives; averaged files of earlier versions hold `name`, `files` and
+        `by_validation` of it alone.
     """
-    reason = ", chosen by validation" if by_validation else ""
-    if between:
-        return f"mean of the weights over all updates behind {files[0]} up to {files[1]}{reason}"
-    if len(files) == 1:
-        return f"{KINDS[kind]} of {files[0]}{reason}"
-    return f"mean of the {KINDS[kind]} of {', '.join(files)}{reason}"
+    name, averaged = origin["name"], origin.get("averaged") or {}
+    kind = origin.get("kind") or next((kind for kind in SUFFIXES if name.endswith(SUFFIXES[kind])), "model")
+    files = [
+        f"{file} ({weights_in_words(averaged[file])})" if file in averaged else file
+        for file in origin["files"]
+    ]
+    if origin.get("between", name.startswith("between-")):
+        return f"mean of the weights over all updates behind {files[0]} up to {files[1]}"
+    if len(files) > 1:
+        return f"mean of the {KINDS[kind]} of {', '.join(files)}{reason(origin, kind)}"
+    return f"{'weights' if averaged else KINDS[kind]} of {files[0]}{reason(origin, kind)}"
+
+
+def reason(origin: Mapping[str, Any], kind: str) -> str:
+    """Why these files, where validation is the reason; an averaged file tells of its own."""
+    if origin.get("averaged"):
+        return ""
+    if origin.get("by_validation"):
+        measured = origin.get("measured", kind)
+        other = (
+            ""
+            if measured == kind
+            else f" of the {KINDS[measured] if measured else 'weights of several kinds'}"
+        )
+        return f", chosen by validation{other}"
+    return ", with which validation ended training early" if origin.get("by_stopping") else ""
 
 
 def precision_in_words(amp: str, device: torch.device, tf32: bool) -> str:

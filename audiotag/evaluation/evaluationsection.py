@@ -55,13 +55,10 @@ def evaluation_section(evaluation: Evaluation, exp_dir: Path) -> str:
 
 def conditions(info: Mapping[str, Any]) -> list[str]:
     """Which weights were scored, and how, as far as it was recorded."""
-    digests = info.get("sha256") or {}
-    files = [
-        f"`{Path(path).name}`" + (f" (sha256 `{digests[path]}`)" if path in digests else "")
-        for path in info.get("checkpoints") or []
-    ]
     lines = [f"- weights: {info['weights_in_words']}"] if info.get("weights_in_words") else []
-    lines += ["- checkpoints: " + ", ".join(files)] if files else []
+    if files := info.get("checkpoints"):
+        lines.append(f"- checkpoints: {with_digests(files, info)}")
+    lines += origins(info)
     processes = info.get("processes") or 1
     facts = [str(info[key]) for key in ("device", "precision") if info.get(key)]
     facts += [f"{processes} processes"] if processes > 1 else []
@@ -73,6 +70,23 @@ def conditions(info: Mapping[str, Any]) -> list[str]:
     if info.get("windows"):
         facts.append("windows: " + ", ".join(f"{key} {value}" for key, value in info["windows"].items()))
     return lines + (["- scored on " + "; ".join(facts)] if facts else [])
+
+
+def with_digests(files: Sequence[str], origin: Mapping[str, Any]) -> str:
+    """Names of files, each with its digest where that is known."""
+    digests = origin.get("sha256") or {}
+    return ", ".join(
+        f"`{Path(file).name}`" + (f" (sha256 `{digests[file]}`)" if file in digests else "") for file in files
+    )
+
+
+def origins(info: Mapping[str, Any]) -> list[str]:
+    """What averaged files were made of, and the averaged ones among these."""
+    lines = []
+    for file, origin in (info.get("averaged") or {}).items():
+        lines.append(f"- `{Path(file).name}` was made of: {with_digests(origin['files'], origin)}")
+        lines += origins(origin)
+    return lines
 
 
 def metrics_table(evaluation: Evaluation) -> Table:

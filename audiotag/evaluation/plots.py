@@ -1,4 +1,4 @@
-"""Pictures of a run: training curves, AP per class, precision-recall curves.
+"""Pictures of an evaluation: AP per class, precision-recall curves; and the look of all pictures.
 
 Every function draws on a Figure of its own and writes a PNG: no global state, no display. matplotlib is
 imported when a picture is drawn, since it is slow to import and only reports need it.
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from audiotag.evaluation.curves import Curve
 from audiotag.evaluation.perclass import ClassResult
 from audiotag.evaluation.ranking import precision_recall_curve
 from audiotag.evaluation.scores import Scores
@@ -31,47 +30,6 @@ EXTREMES = 15
 NAME_LENGTH = 34
 CURVE_POINTS = 2000
 BESIDE_BARS = "AP  (beside it: positive clips; probability of the best F1)"
-
-
-def plot_training(curves: dict[str, Curve], path: Path) -> None:
-    """Loss of training and validation, validation mAP and the learning rate over the updates."""
-    figure = new_figure(13.0, 3.8)
-    loss_axes, map_axes, lr_axes = figure.subplots(1, 3)
-
-    style(loss_axes, "Loss", "update", "binary cross-entropy")
-    losses = [
-        (tag, colour) for tag, colour in (("train", BLUE), ("valid", ORANGE)) if f"{tag}/loss" in curves
-    ]
-    for tag, colour in losses:
-        draw_curve(loss_axes, curves[f"{tag}/loss"], colour, tag)
-    shown = [curves[f"{tag}/loss"].values for tag, _ in losses]
-    if shown and np.min(np.concatenate(shown)) > 0 and np.ptp(np.log(np.concatenate(shown))) > np.log(4):
-        use_log_scale(loss_axes)
-    label_lines(loss_axes, losses)
-
-    style(map_axes, "mAP on valid", "update", "mAP")
-    if "valid/mAP" in curves:
-        curve = curves["valid/mAP"]
-        draw_curve(map_axes, curve, ORANGE, "valid")
-        step, value = curve.best()
-        map_axes.plot(step, value, "o", markersize=9, markerfacecolor="none", markeredgecolor=INK)
-        inwards = "right" if step > np.mean(curve.steps[[0, -1]]) else "left"
-        map_axes.annotate(
-            f"best {value:.4f}", (step, value), (0, -18), textcoords="offset points", ha=inwards, color=INK
-        )
-        map_axes.set_ylim(0.0, 1.02 if value > 0.5 else None)
-    label_lines(map_axes, "valid/mAP" in curves)
-
-    style(lr_axes, "Learning rate", "update", "")
-    if "train/lr" in curves:
-        lr_axes.plot(curves["train/lr"].steps, curves["train/lr"].values, color=GREEN, linewidth=1.8)
-        lr_axes.set_ylim(bottom=0.0)
-        lr_axes.yaxis.set_major_formatter("{x:g}")
-    label_lines(lr_axes, "train/lr" in curves)
-    for axes in (loss_axes, map_axes, lr_axes):
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=6)
-    save(figure, path)
 
 
 def plot_per_class(classes: Sequence[ClassResult], mean_ap: float | None, path: Path) -> None:
@@ -175,25 +133,14 @@ def style(axes: Axes, title: str, x_label: str, y_label: str, grid: str = "both"
     axes.set_title(title, loc="left", fontsize=12, color=INK, pad=10)
     axes.set_xlabel(x_label, color=GREY)
     axes.set_ylabel(y_label, color=GREY)
-    axes.grid(axis=grid, color=LIGHT, linewidth=0.8)
+    if grid != "none":
+        axes.grid(axis=grid, color=LIGHT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=GREY, labelcolor=INK, length=0, labelsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(LIGHT)
-
-
-def draw_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
-    """A line, with its points marked while they can be told apart; smoothed over itself when long."""
-    if len(curve.steps) <= 60:
-        axes.plot(curve.steps, curve.values, "o-", color=colour, label=label, linewidth=1.8, markersize=3.5)
-        return
-    window = max(len(curve.values) // 50, 3)
-    ends = np.pad(curve.values, (window // 2, window - 1 - window // 2), mode="edge")
-    smooth = np.convolve(ends, np.full(window, 1.0 / window), mode="valid")
-    axes.plot(curve.steps, curve.values, color=colour, alpha=0.25, linewidth=0.8)
-    axes.plot(curve.steps, smooth, color=colour, label=label, linewidth=1.8)
 
 
 def use_log_scale(axes: Axes) -> None:
@@ -204,16 +151,6 @@ def use_log_scale(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def label_lines(axes: Axes, drawn: object) -> None:
-    """A legend when there are several lines; a word in place of an empty plot."""
-    if not drawn:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    elif len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(frameon=False, fontsize=9)
 
 
 def draw_bars(axes: Axes, classes: Sequence[ClassResult], mean_ap: float | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import yaml
 from audiotag.atomic import atomic_write
 from audiotag.errors import AudiotagError, ConfigError, DataError
 from audiotag.evaluation.coverage import coverage_share, data_section
-from audiotag.evaluation.curves import Curve, read_curves
+from audiotag.evaluation.curves import read_curves
 from audiotag.evaluation.evaluationsection import evaluation_section
-from audiotag.evaluation.plots import plot_training
+from audiotag.evaluation.freshness import stale_note
+from audiotag.evaluation.metricnames import TUNED_NAMES
 from audiotag.evaluation.results import Evaluation, read_evaluation
 from audiotag.evaluation.tables import Table, interval, number
+from audiotag.evaluation.trainingsection import training_section
 
 # Column of the results table: key of the metrics.
 RESULT_COLUMNS = {
@@ -32,10 +34,17 @@ RESULT_COLUMNS = {
 COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
-def write_report(exp_dir: Path, evaluations: Sequence[Evaluation], *, title: str | None = None) -> Path:
+def write_report(
+    exp_dir: Path,
+    evaluations: Sequence[Evaluation],
+    *,
+    title: str | None = None,
+    stale: Sequence[Evaluation] = (),
+) -> Path:
     """Write RESULTS.md and its PNGs into the experiment folder.
 
-    title: what the experiment is; None takes the title in its config.yaml.
+    title: what the experiment is; None takes the title in its config.yaml. stale: evaluations that are left
+        out, since their checkpoints are others now.
     """
     config = read_config(exp_dir / "config.yaml")
     curves = read_curves(exp_dir / "tensorboard")
@@ -45,10 +54,11 @@ def write_report(exp_dir: Path, evaluations: Sequence[Evaluation], *, title: str
         environment_section(evaluations),
         f"## {exp_dir.resolve().name}" + (f": {title}" if title else ""),
         results_table(evaluations).markdown(),
+        stale_note(stale),
         intervals_section(evaluations),
         means_note(evaluations),
         data_section(evaluations[0].info.get("coverage") or {}),
-        training_section(curves, config, exp_dir),
+        training_section(curves, config, exp_dir, evaluations),
         *(evaluation_section(evaluation, exp_dir) for evaluation in evaluations),
     ]
     path = exp_dir / "RESULTS.md"
@@ -133,7 +143,7 @@ def means_note(evaluations: Sequence[Evaluation]) -> str:
     if any(evaluation.selected_on_eval for evaluation in evaluations):
         selected = (
             " Selected on eval: the best epoch was chosen by its score on the evaluation clips themselves, "
-            "which makes that score optimistic."
+            "or the last one by stopping early on them, which makes that score optimistic."
         )
     return (
         "mAP and mAUC are unweighted means over classes, d' is that of mAUC; classes without positive clips "
@@ -150,57 +160,11 @@ def environment_section(evaluations: Sequence[Evaluation]) -> str:
     return "\n".join(["## Environments", "", *lines]) if lines else ""
 
 
-def training_section(curves: Mapping[str, Curve], config: Mapping[str, Any], exp_dir: Path) -> str:
-    """The configuration in short, how training went, and its curves."""
-    parts = ["### Training"]
-    rows = [
-        [
-            name,
-            ", ".join(f"{key} {plain(value)}" for key, value in section.items() if value is not None)
-            or "none",
-        ]
-        for name, section in config.items()
-        if isinstance(section, dict) and name not in ("corpus", "evaluation")
-    ]
-    if rows:
-        parts.append(Table(["section", "settings"], rows).markdown())
-        parts.append(
-            f"All settings, with seed {config.get('seed')}, are in [config.yaml](config.yaml). The same run:"
-        )
-        # The stored config is complete, so that this line does not depend on the recipe's YAML of today.
-        command = f"python -m audiotag.bin.train --config {exp_dir}/config.yaml --exp-dir exp/NEW_TAG"
-        parts.append(f"```\n{command}\n```")
-    if not curves:
-        parts.append(
-            f"There are no TensorBoard files in `{exp_dir / 'tensorboard'}`, hence no training curves."
-        )
-        return "\n\n".join(parts)
-    facts = [f"{max(int(curve.steps[-1]) for curve in curves.values()):,} updates"]
-    if "train/loss" in curves:
-        facts.append(f"training loss at the end {curves['train/loss'].last:.4f}")
-    if "valid/mAP" in curves:
-        step, value = curves["valid/mAP"].best()
-        facts.append(f"best validation mAP {value:.4f} at update {step:,}")
-    if "train/clips_per_s" in curves:
-        speeds = sorted(curves["train/clips_per_s"].values)
-        facts.append(f"{speeds[len(speeds) // 2]:.1f} clips/s (median)")
-    parts.append("; ".join(facts) + ".")
-    plot_training(dict(curves), exp_dir / "training.png")
-    parts.append("![Loss, validation mAP and learning rate over the updates](training.png)")
-    return "\n\n".join(parts)
-
-
-def plain(value: Any) -> str:
-    """A setting as short text."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} {plain(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def check_requirements(requirements: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
-    """Raise unless every evaluation meets every requirement, such as `mAP>=0.5`."""
+    """Raise unless every evaluation meets every requirement, such as `mAP>=0.5`.
+
+    Metrics at tuned thresholds are asked only of those that have them, at least one.
+    """
     for requirement in requirements:
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*", requirement)
         try:
@@ -208,10 +172,18 @@ def check_requirements(requirements: Sequence[str], evaluations: Sequence[Evalua
             bound = float(bound)
         except (TypeError, ValueError):
             raise ConfigError(f"--require {requirement}: expected METRIC>=NUMBER, such as mAP>=0.5") from None
-        for evaluation in evaluations:
-            if key not in evaluation.metrics:
-                known = ", ".join(evaluation.metrics)
-                raise ConfigError(f"--require {requirement}: unknown metric '{key}' (known: {known})")
+        with_metric = [evaluation for evaluation in evaluations if key in evaluation.metrics]
+        if key in TUNED_NAMES:
+            # Only evaluations of other clips than those that the thresholds were tuned on have it.
+            if not with_metric:
+                raise ConfigError(
+                    f"--require {requirement}: no evaluation has {key}, which needs thresholds of valid: "
+                    "evaluate both (evaluation.splits: [valid, eval])"
+                )
+        elif lacking := [evaluation for evaluation in evaluations if key not in evaluation.metrics]:
+            known = ", ".join(lacking[0].metrics)
+            raise ConfigError(f"--require {requirement}: unknown metric '{key}' (known: {known})")
+        for evaluation in with_metric:
             value = evaluation.metrics[key]
             if value is None or not COMPARISONS[sign](value, bound):
                 raise AudiotagError(

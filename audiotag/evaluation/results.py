@@ -18,6 +18,7 @@ from audiotag.errors import DataError
 from audiotag.evaluation.calibration import NUM_BINS
 from audiotag.evaluation.metrics import Metrics, compute_metrics
 from audiotag.evaluation.perclass import ClassResult, read_per_class, write_per_class
+from audiotag.evaluation.ranking import d_prime
 from audiotag.evaluation.scores import Scores
 from audiotag.evaluation.thresholds import Thresholds, read_thresholds, write_thresholds
 from audiotag.labels import LabelTable
@@ -29,12 +30,13 @@ logger = logging.getLogger(__name__)
 class Evaluation:
     """An evaluation folder as read back.
 
-    metrics: the summary of `compute_metrics`. intervals: [low, high] of those metrics that were resampled
-    `resamplings` times. bins: (3,15) of `Metrics.bins`; None in folders of earlier versions. info: what
-    the evaluating command knew. A report looks for `split`, `weights`, `weights_in_words`, `checkpoints`
-    (file names), `sha256` (their digests by name), `selected_on` (the split whose metric chose the epoch),
-    `precision`, `device`, `batch_size`, `windows`, `coverage` (as `read_coverage` gives it) and
-    `provenance` (texts by name, among them the command).
+    metrics: the summary of `compute_metrics`, with the infinite d' of a perfect ranking. intervals: [low,
+    high] of those metrics that were resampled `resamplings` times. bins: (3,15) of `Metrics.bins`; None in
+    folders of earlier versions. info: what the evaluating command knew. A report looks for `split`,
+    `weights`, `weights_in_words`, `checkpoints` (file names), `sha256` (their digests by name), `averaged`
+    (by name, what averaged files were made of), `training` (`processes` and `provenance` of the checkpoint),
+    `selected_on` (the split whose metric chose the epoch), `precision`, `device`, `batch_size`, `windows`,
+    `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the command).
     """
 
     folder: Path
@@ -165,7 +167,9 @@ def read_evaluation(folder: Path | str) -> Evaluation:
         content = parse_object(path.read_bytes())
         return Evaluation(
             folder=folder,
-            metrics={name: number_or_none(value) for name, value in content["metrics"].items()},
+            metrics=with_infinities(
+                {name: number_or_none(value) for name, value in content["metrics"].items()}
+            ),
             classes_without_positives=list(content["classes_without_positives"]),
             zero_without_positives=bool(content["zero_without_positives"]),
             info=dict(content["info"]),
@@ -179,6 +183,13 @@ def read_evaluation(folder: Path | str) -> Evaluation:
         raise DataError(
             f"{path}: not the metrics of an evaluation, or damaged ({error!r}); run stage 6 again"
         ) from None
+
+
+def with_infinities(metrics: dict[str, float | int | None]) -> dict[str, float | int | None]:
+    """The metrics with the infinite d' of a perfect, or wholly wrong, ranking, which JSON cannot hold."""
+    if "d_prime" in metrics and metrics["d_prime"] is None and metrics.get("mAUC") in (0.0, 1.0):
+        metrics["d_prime"] = d_prime(metrics["mAUC"])
+    return metrics
 
 
 def number_or_none(value: Any) -> float | int | None:

@@ -1,4 +1,5 @@
-"""The exported folder: model.safetensors, config.json, labels.csv; written from and read into taggers.
+"""The exported folder: model.safetensors, config.json, labels.csv, and thresholds.json where some are known;
+written from and read into taggers.
 
 Nothing in it is a pickle. config.json holds the `features` and `encoder` sections, all that is needed to
 build the model, and where it comes from.
@@ -33,6 +34,7 @@ def export_package(
     config: dict[str, Any],
     labels: LabelTable,
     info: dict[str, Any],
+    thresholds: bytes | None = None,
 ) -> None:
     """Write a model's weights, the configuration that builds it and its labels into a folder.
 
@@ -42,6 +44,7 @@ def export_package(
         config: the resolved configuration of its training.
         labels: its classes.
         info: what else to keep: checkpoint files, metrics, coverage, provenance.
+        thresholds: content of thresholds.json; None where there are none for these weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {
@@ -57,6 +60,11 @@ def export_package(
     with atomic_write(folder / "config.json") as file:
         json.dump(description, file, indent=2)
     labels.write(folder / "labels.csv")
+    if thresholds is None:
+        (folder / "thresholds.json").unlink(missing_ok=True)  # of an earlier export
+    else:
+        with atomic_write(folder / "thresholds.json", "wb") as file:
+            file.write(thresholds)
 
 
 def load_tagger(path: str | Path, device: str = "cpu") -> Tagger:

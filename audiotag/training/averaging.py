@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import torch
 
 from audiotag.commandline import positive
 from audiotag.configevaluation import WeightChoice
-from audiotag.provenance import collect_provenance
+from audiotag.evaluation.conditions import KINDS, SUFFIXES
+from audiotag.provenance import collect_provenance, file_digest
 from audiotag.training.weightchoice import choose_files, shown_name
 from audiotag.training.weightmeans import mean_between, mean_of_files
 
-CHUNK = 2**20
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class ChosenWeights:
         files: names in the experiment folder, or paths of others; the checkpoint is of the last.
         sha256: digest of each of the files.
         by_validation: whether a validation metric chose the files.
+        by_stopping: whether they are of the end of a run that validation ended early.
+        kind: of the weights that were taken from each file.
+        measured: of the weights of these files that validation measured; None where that differs, or for a
+            mean between two.
+        between: whether the files are the ends of a mean over updates.
+        averaged: origin of the files of bin/average.py, by file.
     """
 
     name: str
@@ -39,30 +46,73 @@ class ChosenWeights:
     files: list[str]
     sha256: dict[str, str]
     by_validation: bool
+    by_stopping: bool
+    kind: str
+    measured: str | None
+    between: bool
+    averaged: dict[str, dict[str, Any]]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the weights come from, as averaged files and results keep it."""
+        keys = ("name", "files", "sha256", "kind", "measured", "between")
+        keys += ("by_validation", "by_stopping", "averaged")
+        return {key: getattr(self, key) for key in keys}
+
+    @property
+    def validation_metrics(self) -> dict[str, Any]:
+        """What validation measured of just these weights; empty where it measured others."""
+        alone = len(self.files) == 1 and not self.averaged and self.kind == self.measured
+        return self.checkpoint["metrics"] if alone else {}
 
 
 def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     """The weights of a run's checkpoints that are asked for, averaged where several are."""
     chosen = choose_files(exp_dir, choice)
-    if choice.between:
-        weights, state = mean_between(*chosen.paths)
-    else:
-        weights, state = mean_of_files(chosen.paths, choice.weights)
-    files = {shown_name(path, exp_dir): digest(path) for path in chosen.paths}
+    taken = mean_between(*chosen.paths) if choice.between else mean_of_files(chosen.paths, choice.weights)
+    measured = set(taken.measured.values())
+    averaged = {shown_name(path, exp_dir): origin for path, origin in taken.averaged.items()}
+    files = {shown_name(path, exp_dir): file_digest(path) for path in chosen.paths}
     heavy = ("model", "averages", "optimizer", "scaler")
     return ChosenWeights(
-        name=chosen.name,
-        weights=weights,
-        checkpoint={key: value for key, value in state.items() if key not in heavy},
+        name=chosen.name if choice.between else chosen.name + SUFFIXES[taken.kind],
+        weights=taken.weights,
+        checkpoint={key: value for key, value in taken.state.items() if key not in heavy},
         files=list(files),
         sha256=files,
         # An averaged file remembers how its own files were chosen.
-        by_validation=chosen.by_validation or state.get("averaged", {}).get("by_validation", False),
+        by_validation=chosen.by_validation or any(one.get("by_validation") for one in averaged.values()),
+        by_stopping=(chosen.at_the_end and stopped_early(taken.state))
+        or any(one.get("by_stopping") for one in averaged.values()),
+        kind=taken.kind,
+        measured=measured.pop() if len(measured) == 1 else None,
+        between=choice.between is not None,
+        averaged=averaged,
     )
 
 
+def stopped_early(state: dict[str, Any]) -> bool:
+    """Whether a run that ended at this checkpoint ended because nothing got better any more."""
+    training = state["config"].get("training", {})
+    return training.get("patience") is not None and state["position"]["epoch"] < training["epochs"]
+
+
+def warn_of_unmeasured_weights(chosen: ChosenWeights) -> None:
+    """Say that validation chose the checkpoints by other weights than those that are taken."""
+    if chosen.by_validation and not chosen.averaged and chosen.kind != chosen.measured:
+        measured = KINDS[chosen.measured] if chosen.measured else "weights of several kinds"
+        logger.warning(
+            "%s: the %s are taken, but validation, which chose the checkpoints, measured their %s: leave "
+            "evaluation.weights (--weights) at null to take those",
+            chosen.name,
+            KINDS[chosen.kind],
+            measured,
+        )
+
+
 def averaged_checkpoint(chosen: ChosenWeights) -> dict[str, Any]:
-    """A checkpoint of the chosen weights, to be saved: readable as any other, without what training needs."""
+    """A checkpoint of the chosen weights, to be saved: readable as any other, without what training needs,
+    and without what validation measured of other weights."""
     rest = {key: value for key, value in chosen.checkpoint.items() if key not in ("format", "version")}
     return {
         **rest,
@@ -70,23 +120,9 @@ def averaged_checkpoint(chosen: ChosenWeights) -> dict[str, Any]:
         "averages": {},
         "optimizer": {},
         "scaler": {},
-        "averaged": {
-            "name": chosen.name,
-            "files": chosen.files,
-            "sha256": chosen.sha256,
-            "by_validation": chosen.by_validation,
-            "provenance": collect_provenance(),
-        },
+        "metrics": {},
+        "averaged": {**chosen.origin, "provenance": collect_provenance()},
     }
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    value = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            value.update(chunk)
-    return value.hexdigest()
 
 
 def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +152,8 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         choices=["model", "ema", "running_average", "swa"],
-        help="the trained weights, or an average of them that training kept",
+        help="the trained weights, or an average of them that training kept; unless given, here or in the "
+        "config, those that validation measured",
     )
 
 
@@ -135,7 +172,7 @@ def weight_overrides(args: argparse.Namespace) -> list[str]:
     elif args.avg:
         given = dict.fromkeys(("best_k", "checkpoints", "between"))
     if args.between:
-        given["weights"] = "model"
+        given["weights"] = None
     if args.avg:
         given["avg"] = args.avg
     if args.weights:

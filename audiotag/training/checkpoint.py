@@ -23,8 +23,9 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     mixed_data        the same of all train sets together with data.sources, else None
     class_weights     those of the loss, in the order of the classes
     provenance        versions, git state, command
-    averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256",
-                      "by_validation", "provenance"}
+    averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256", "kind",
+                      "measured", "between", "by_validation", "by_stopping", "averaged", "provenance"}; old
+                      files lack some of them
 Schedules are functions of the position and the configuration, so they have no state.
 """
 

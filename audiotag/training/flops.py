@@ -64,18 +64,21 @@ class BatchFlops:
     """Operations of a training step by the shape of its batch, each shape counted when it first comes.
 
     Args:
-        tagger: the model; counted as it is when its first batch comes, also with regard to what is frozen.
+        tagger: the model; counted anew when other parts of it are trained than before.
     """
 
     def __init__(self, tagger: Tagger) -> None:
         self._tagger = tagger
-        self._by_length: dict[int, float] = {}
+        self._parameters = list(tagger.parameters())
+        # By which parameters are trained: operations of one clip by its length.
+        self._counted: dict[tuple[bool, ...], dict[int, float]] = {}
         self._known = True
 
     def __call__(self, features_shape: tuple[int, int, int]) -> float:
         """Operations for a batch of features (B,T,F), forwards and backwards; 0 if they cannot be told."""
         clips, length, bins = features_shape
-        counted = self._by_length
+        trained = tuple(parameter.requires_grad for parameter in self._parameters)
+        counted = self._counted.setdefault(trained, {})
         if length not in counted and len(counted) < MOST_COUNTS and self._known:
             try:
                 counted[length] = training_flops(self._tagger, (1, length, bins))
@@ -84,14 +87,21 @@ class BatchFlops:
                 logger.warning("no MFU: the model's operations cannot be counted (%s)", error)
         if not self._known:
             return 0.0
-        if length not in counted:
-            # Per frame they rise evenly with the length, as attention has it.
-            lengths = sorted(counted)
-            per_frame = np.interp(length, lengths, [counted[known] / known for known in lengths])
-            counted_here = float(length * per_frame)
-        else:
-            counted_here = counted[length]
-        return clips * counted_here
+        return clips * (counted[length] if length in counted else estimate(length, counted))
+
+
+def estimate(length: int, counted: dict[int, float]) -> float:
+    """Operations of one clip of another length than the two or more counted ones.
+
+    Per frame they rise evenly with the length, as attention has it: between two counted lengths, and outside
+    along the line through the shortest and the longest.
+    """
+    lengths = sorted(counted)
+    per_frame = [counted[known] / known for known in lengths]
+    if lengths[0] <= length <= lengths[-1]:
+        return float(length * np.interp(length, lengths, per_frame))
+    slope = (per_frame[-1] - per_frame[0]) / (lengths[-1] - lengths[0])
+    return length * max(per_frame[0] + slope * (length - lengths[0]), 0.0)
 
 
 def training_flops(tagger: Tagger, features_shape: tuple[int, int, int]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,20 @@ from audiotag.training.checkpoint import (
 )
 from audiotag.training.scoreboard import Scoreboard
 
-SUFFIXES = {"model": "", "ema": "-ema", "running_average": "-running", "swa": "-swa"}
 AVERAGED_PREFIX = "averaged-"
 
 
 @dataclass(frozen=True)
 class ChosenFiles:
-    """Checkpoint files, all else being taken from the last; names of folders are made of `name`."""
+    """Checkpoint files, all else being taken from the last; names of folders are made of `name`.
+
+    by_validation: a validation metric chose them. at_the_end: they are where training ended so far.
+    """
 
     name: str
     paths: list[Path]
     by_validation: bool = False
+    at_the_end: bool = False
 
 
 def choose_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
@@ -52,11 +55,9 @@ def choose_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
     else:
         epochs = existing_epochs(exp_dir)
         last = choice.epoch or epochs[-1]
-        chosen = ChosenFiles(f"epoch{last}", epochs_up_to(exp_dir, last, choice.avg))
-    average = f"-avg{choice.avg}" if choice.avg > 1 else ""
-    return ChosenFiles(
-        f"{chosen.name}{average}{SUFFIXES[choice.weights]}", chosen.paths, chosen.by_validation
-    )
+        paths = epochs_up_to(exp_dir, last, choice.avg)
+        chosen = ChosenFiles(f"epoch{last}", paths, at_the_end=choice.epoch is None)
+    return replace(chosen, name=f"{chosen.name}-avg{choice.avg}") if choice.avg > 1 else chosen
 
 
 def existing_epochs(exp_dir: Path) -> list[int]:

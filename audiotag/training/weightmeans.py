@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from audiotag.errors import CheckpointError
+from audiotag.evaluation.conditions import KINDS
 from audiotag.training.checkpoint import load_checkpoint
 
 Weights = dict[str, Tensor]
@@ -16,6 +18,25 @@ Weights = dict[str, Tensor]
 # What may differ between models whose weights are averaged: it changes training or where features come from.
 FREE_FEATURES = ("storage",)
 FREE_ENCODER = ("dropout", "attention_dropout", "drop_path")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Weights that were taken from checkpoint files.
+
+    Args:
+        weights: those of the one file, or the mean of several.
+        state: the checkpoint of the last file.
+        kind: of the weights that each file gave.
+        measured: of the weights that validation measured, by file.
+        averaged: what files of bin/average.py tell of their origin, by file.
+    """
+
+    weights: Weights
+    state: dict[str, Any]
+    kind: str
+    measured: dict[Path, str] = field(default_factory=dict)
+    averaged: dict[Path, dict[str, Any]] = field(default_factory=dict)
 
 
 class WeightedMean:
@@ -56,29 +77,48 @@ class WeightedMean:
         return weights, state if same else {**state, "train_data": None}
 
 
-def mean_of_files(paths: Sequence[Path], kind: str) -> tuple[Weights, dict[str, Any]]:
-    """The plain mean of the weights of this kind in all files, and the checkpoint of the last file."""
+def mean_of_files(paths: Sequence[Path], kind: str | None) -> Taken:
+    """The plain mean of the weights of this kind in all files; of what validation measured for None."""
     mean = WeightedMean()
-    for path in paths[:-1]:
-        add_file(mean, path, kind)
-    state = add_file(mean, paths[-1], kind)
-    return mean.result(paths[-1], state)
+    measured: dict[Path, str] = {}
+    averaged: dict[Path, dict[str, Any]] = {}
+    state: dict[str, Any] = {}
+    for path in paths:
+        state.clear()  # one file is in memory at a time
+        state = load_checkpoint(path)
+        measured[path] = measured_kind(state)
+        if origin := state.get("averaged"):
+            averaged[path] = origin
+        if kind is None and measured[path] != measured[paths[0]]:
+            raise CheckpointError(
+                f"validation measured the {KINDS[measured[paths[0]]]} of {paths[0]}, but the "
+                f"{KINDS[measured[path]]} of {path}: choose one kind with evaluation.weights (--weights)"
+            )
+        taken = kind or measured[path]
+        own = state["model"] if taken == "model" else kept_average(state, taken, path)["weights"]
+        mean.add(path, state, own)
+        del own
+    weights, state = mean.result(paths[-1], state)
+    return Taken(weights, state, taken, measured, averaged)
 
 
-def add_file(mean: WeightedMean, path: Path, kind: str) -> dict[str, Any]:
-    """Add a file's weights to a mean; returns its checkpoint."""
-    state = load_checkpoint(path)
-    mean.add(path, state, state["model"] if kind == "model" else kept_average(state, kind, path)["weights"])
-    return state
+def measured_kind(state: dict[str, Any]) -> str:
+    """Of which weights validation would be at a checkpoint; those of an averaged file are its only ones."""
+    kind = state["config"].get("training", {}).get("validate_weights", "model")
+    average = state.get("averages", {}).get(kind)
+    # As long as an average has not begun, the trained weights are measured.
+    begun = average is not None and average["samples"] > 0
+    return kind if begun and not state.get("averaged") else "model"
 
 
-def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
+def mean_between(start: Path, end: Path) -> Taken:
     """The mean of all samples that the running average took after one checkpoint, up to another of its run.
 
     With the averages a and A after n and N samples it is (N A - n a) / (N - n); and the later checkpoint.
     """
     mean = WeightedMean()
     state = load_checkpoint(start)
+    known = {key: state.get(key) for key in ("config", "train_data", "mixed_data", "validations")}
     earlier = kept_average(state, "running_average", start, allow_none=True)
     samples, period = earlier["samples"], earlier["period"]
     if samples:
@@ -97,8 +137,34 @@ def mean_between(start: Path, end: Path) -> tuple[Weights, dict[str, Any]]:
             f"should be the earlier one, {samples}: choose checkpoints with at least "
             f"{later['period']} updates (training.running_average.period) from the first to the second"
         )
+    check_same_run((start, known), (end, state))
     mean.add(end, state, later["weights"], later["samples"])
-    return mean.result(end, state)
+    return Taken(*mean.result(end, state), "running_average")
+
+
+def check_same_run(start: tuple[Path, dict[str, Any]], end: tuple[Path, dict[str, Any]]) -> None:
+    """Refuse two checkpoints of which the later one was not reached from the earlier one.
+
+    Of old checkpoints, which do not note everything, what both note counts.
+    """
+    (first_path, one), (path, two) = start, end
+    refused = f"{first_path} and {path} are not of one run, so that there is no mean between them: "
+    for key in ("train_data", "mixed_data"):
+        if one.get(key) and two.get(key) and one[key] != two[key]:
+            raise CheckpointError(f"{refused}they were trained on other clips, or other labels of them")
+    before, after = one.get("validations"), two.get("validations")
+    # Values of another metric, as after a run went on with --allow-changes, cannot be compared.
+    metrics = [state["config"].get("training", {}).get("best_metric") for state in (one, two)]
+    comparable = before is not None and after is not None and metrics[0] == metrics[1]
+    if comparable and after[: len(before)] != before:
+        raise CheckpointError(
+            f"{refused}the second one's validations do not begin with those of the first (a run that went on "
+            "from an earlier checkpoint has other weights behind it)"
+        )
+    seeds = [state["config"].get("seed") for state in (one, two)]
+    # A run may go on with another seed (--allow-changes): then only a common history shows that it is one.
+    if seeds[0] != seeds[1] and not (comparable and before):
+        raise CheckpointError(f"{refused}the first has seed {seeds[0]}, the second {seeds[1]}")
 
 
 def kept_average(state: dict[str, Any], kind: str, path: Path, *, allow_none: bool = False) -> dict[str, Any]:

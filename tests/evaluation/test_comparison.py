@@ -13,7 +13,7 @@ from audiotag.errors import DataError
 from audiotag.evaluation.comparison import System, align, compare, read_system
 from audiotag.evaluation.comparisontext import describe
 from audiotag.evaluation.metrics import compute_metrics
-from audiotag.evaluation.results import write_evaluation
+from audiotag.evaluation.results import read_evaluation, write_evaluation
 from audiotag.evaluation.scores import Scores
 from audiotag.labels import Label, LabelTable
 
@@ -156,6 +156,36 @@ def test_the_command(tmp_path, make_scores, make_labels):
     assert alone.stderr.strip().startswith("error: compare needs two or more")
     lacking = run_compare("a", "none.npz", cwd=tmp_path)
     assert "score file not found: none.npz" in lacking.stderr
+
+
+def test_classes_without_positives_count_as_in_the_evaluations(tmp_path, make_scores, make_labels):
+    scores = make_scores(60, 4)  # the last class has no positives
+    expected = {}
+    for zero in (True, False):
+        for name, one in (("a", scores), ("b", noisy(scores, 2.0))):
+            folder = tmp_path / f"{name}-{zero}"
+            write_evaluation(folder, one, make_labels(4), info={}, zero_without_positives=zero)
+            expected[folder.name] = f"{read_evaluation(folder).metrics['mAP']:.4f}"
+    noisy(scores, 2.0).save(tmp_path / "plain.npz")
+
+    def values(*arguments: str) -> list[str]:
+        done = run_compare(*arguments, "--bootstrap", "20", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("count as AP 0" in done.stdout) == (expected["a-True"] in done.stdout)
+        [row] = [line for line in done.stdout.splitlines() if line.startswith("| mAP |")]
+        return row.split(" | ")[1:3]
+
+    assert expected["a-True"] != expected["a-False"]
+    for zero in (True, False):
+        of_folders = [expected[f"a-{zero}"], expected[f"b-{zero}"]]
+        assert values(f"a-{zero}", f"b-{zero}") == of_folders
+        assert values(f"a-{zero}/scores.npz", "plain.npz") == of_folders
+        flag = "--zero-without-positives" if zero else "--no-zero-without-positives"
+        assert values("a-True", "b-False", flag) == of_folders
+        assert values(f"a-{not zero}", f"b-{not zero}", flag) == of_folders
+    done = run_compare("a-False", "b-True", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "b-True counts classes without positives as AP 0 in mAP, a-False leaves them out" in done.stderr
 
 
 def test_a_class_table_of_other_scores_is_refused(tmp_path, make_scores, make_labels):

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from audiotag.bin import evaluate
-from audiotag.training.checkpoint import save_checkpoint
+from audiotag.configevaluation import WeightChoice
+from audiotag.training.averaging import averaged_checkpoint, choose_weights
+from audiotag.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data_pipeline.manifests import noise_clips
 from tests.tiny import tiny_checkpoint, tiny_labels
 
@@ -58,3 +60,54 @@ def test_data_that_the_model_does_not_expect_are_said_once_for_each_split(run, t
     [line] = [line for line in capsys.readouterr().err.splitlines() if "normalises" in line]
     assert "the features of valid have mean -9 and standard deviation 4.6" in line
     assert infos["eval_eval_epoch1"]["coverage"]["valid"]["features"] == far
+
+
+def test_the_end_of_a_run_that_was_stopped_by_eval_was_chosen_on_it(run, tmp_path):
+    """The number of epochs was then found on the evaluation clips."""
+    path = tmp_path / "exp" / "epoch-1.pt"
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state["config"]["training"].update(epochs=5, patience=2)
+    save_checkpoint(path, state)
+    info = run()["eval_eval_epoch1"]
+    assert info["selected_on"] == "eval"
+    assert info["weights_in_words"].endswith("epoch-1.pt, with which validation ended training early")
+    # An epoch that was named was chosen by whoever named it.
+    assert run("--epoch", "1")["eval_eval_epoch1"]["selected_on"] is None
+    mean = averaged_checkpoint(choose_weights(tmp_path / "exp", WeightChoice()))
+    save_checkpoint(tmp_path / "exp" / "averaged-epoch1.pt", mean)
+    infos = run("--checkpoints", "averaged-epoch1.pt")
+    assert infos["eval_eval_averaged-epoch1"]["selected_on"] == "eval"
+    for training in ({"epochs": 1}, {"epochs": 5, "patience": None}):
+        state["config"]["training"].update(training)
+        save_checkpoint(path, state)
+        assert run()["eval_eval_epoch1"]["selected_on"] is None
+
+
+def test_how_the_model_was_trained_and_what_it_is_of_are_recorded(run, tmp_path):
+    path = tmp_path / "exp" / "epoch-1.pt"
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state["position"]["world_size"] = 4
+    state["provenance"] = {"git": "0123", "torch": "2.11"}
+    save_checkpoint(path, state)
+    info = run()["eval_eval_epoch1"]
+    assert info["training"] == {"processes": 4, "provenance": {"git": "0123", "torch": "2.11"}}
+    assert (info["kind"], info["between"], info["averaged"]) == ("model", False, {})
+    chosen = choose_weights(tmp_path / "exp", WeightChoice())
+    save_checkpoint(tmp_path / "exp" / "averaged-a.pt", averaged_checkpoint(chosen))
+    info = run("--checkpoints", "averaged-a.pt")["eval_eval_averaged-a"]
+    assert info["weights_in_words"] == "weights of averaged-a.pt (trained weights of epoch-1.pt)"
+    origin = info["averaged"]["averaged-a.pt"]
+    assert (origin["name"], origin["files"], origin["sha256"]) == ("epoch1", ["epoch-1.pt"], chosen.sha256)
+
+
+def test_the_weights_that_validation_measured_are_scored(run, tmp_path, capsys):
+    path = tmp_path / "exp" / "epoch-1.pt"
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state["config"]["training"].update(ema={"decay": 0.9, "warmup": True}, validate_weights="ema")
+    kept = {name: tensor.double() for name, tensor in state["model"].items()}
+    save_checkpoint(path, {**state, "averages": {"ema": {"samples": 3, "weights": kept}}})
+    info = run("--best")["eval_eval_best1-ema"]
+    assert info["weights_in_words"] == "EMA weights of epoch-1.pt, chosen by validation"
+    assert "measured" not in capsys.readouterr().err
+    assert "eval_eval_best1" in run("--best", "--weights", "model")
+    assert "validation, which chose the checkpoints, measured their EMA weights" in capsys.readouterr().err

@@ -163,7 +163,11 @@ def test_classes_without_positives_or_negatives_are_left_out():
     assert math.isnan(metrics.auc[2])
     zeroed = compute_metrics(scores, labels, zero_without_positives=True)
     assert zeroed.summary["mAP"] == pytest.approx((0.5 + 0.0 + 1.0) / 3)
-    assert zeroed.summary["mAUC"] == pytest.approx(0.5)
+    # Nothing else changes, the AP of the class itself neither.
+    assert {**zeroed.summary, "mAP": None} == {**metrics.summary, "mAP": None}
+    np.testing.assert_array_equal(zeroed.ap, metrics.ap)
+    none = compute_metrics(scores, np.zeros((3, 3)), zero_without_positives=True).summary
+    assert (none["mAP"], none["mAUC"]) == (0.0, None)
 
 
 def test_the_summary_is_json_even_where_values_do_not_exist():

@@ -17,11 +17,11 @@ from audiotag.evaluation.plots import (
     NAME_LENGTH,
     plot_per_class,
     plot_precision_recall,
-    plot_training,
     short,
 )
 from audiotag.evaluation.reliability import plot_reliability
 from audiotag.evaluation.results import read_evaluation, write_evaluation
+from audiotag.evaluation.trainingplot import plot_training
 
 
 def read_picture(path: Path) -> np.ndarray:

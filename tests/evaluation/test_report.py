@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from audiotag.config import Config
+from audiotag.configfile import dump_yaml
 from audiotag.errors import AudiotagError, ConfigError, DataError
-from audiotag.evaluation.report import check_requirements, find_evaluations, results_table, write_report
+from audiotag.evaluation import trainingsection
+from audiotag.evaluation.report import find_evaluations, results_table, write_report
 from audiotag.evaluation.results import write_evaluation
 from audiotag.evaluation.tables import Table, number, percent, share
 
@@ -187,30 +190,6 @@ def test_a_floor_that_is_not_reached_fails_with_one_line(experiment):
     assert "Traceback" not in done.stderr
 
 
-def test_requirements(tmp_path, make_scores, make_labels):
-    scores, labels = make_scores(20, 4), make_labels(4)
-    write_evaluation(tmp_path / "eval_eval_a", scores, labels, info={})
-    evaluations = find_evaluations(tmp_path)
-    value = evaluations[0].metrics["mAP"]
-    check_requirements([f"mAP>={value}", f"mAP<={value}", " mAP > 0.1 ", "loss<9"], evaluations)
-    for broken in (f"mAP>{value}", f"mAP<{value}", "mAP>=1.1"):
-        with pytest.raises(AudiotagError, match=r"mAP is .* required"):
-            check_requirements([broken], evaluations)
-    for wrong in ("mAP", "mAP=0.5", "mAP>=", "mAP>=high", "mAP>=0.5>=0.4"):
-        with pytest.raises(ConfigError, match="expected METRIC>=NUMBER"):
-            check_requirements([wrong], evaluations)
-    with pytest.raises(ConfigError, match=r"unknown metric 'map' \(known: mAP, mAUC"):
-        check_requirements(["map>=0.5"], evaluations)
-
-
-def test_a_metric_that_does_not_exist_meets_no_requirement(tmp_path, make_scores, make_labels):
-    scores = make_scores(20, 4)
-    scores.labels[:] = 0
-    write_evaluation(tmp_path / "eval_eval_a", scores, make_labels(4), info={})
-    with pytest.raises(AudiotagError, match="mAP is -, required >= 0"):
-        check_requirements(["mAP>=0"], find_evaluations(tmp_path))
-
-
 def test_missing_results_name_the_stage(tmp_path):
     with pytest.raises(DataError, match=r"experiment folder not found: .*stages 5 and 6"):
         find_evaluations(tmp_path / "none")
@@ -245,3 +224,59 @@ def test_tables():
         "-",
     ]
     assert share(190, 2000) == "190 of 2,000 (9.5 %)"
+
+
+def test_how_it_was_trained_is_told(experiment, make_scores, make_labels):
+    provenance = {
+        "date": "2026",
+        "command": "x",
+        "host": "h",
+        "python": "3.11.7",
+        "torch": "2.11",
+        "git": "89ab",
+    }
+    info = {"split": "eval", "weights": "epoch-9", "training": {"processes": 4, "provenance": provenance}}
+    shutil.rmtree(experiment / "eval_eval_epoch-10-avg-2")
+    write_evaluation(experiment / "eval_eval_epoch-9", make_scores(20, 4), make_labels(4), info=info)
+    text = write_report(experiment, find_evaluations(experiment)).read_text()
+    command = f"--config {experiment}/config.yaml --exp-dir exp/NEW_TAG"
+    assert f"torchrun --standalone --nproc-per-node 4 -m audiotag.bin.train {command}" in text
+    assert "\nTrained with 4 processes; commit `89ab`; python 3.11.7, torch 2.11.\n" in text
+    # Another part of the run was trained by one process.
+    alone = {**info, "weights": "epoch-12", "training": {"processes": 1, "provenance": provenance}}
+    write_evaluation(experiment / "eval_eval_epoch-12", make_scores(20, 4), make_labels(4), info=alone)
+    text = write_report(experiment, find_evaluations(experiment)).read_text()
+    assert "\nepoch-9: Trained with 4 processes; " in text and "\nepoch-12: Trained with 1 process; " in text
+
+
+def test_one_process_needs_no_launcher(experiment):
+    text = write_report(experiment, find_evaluations(experiment)).read_text()
+    assert "\npython -m audiotag.bin.train --config" in text and "torchrun" not in text
+    assert "Trained with" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [
+        ("loss", "best validation loss 0.0500 at update 20"),
+        ("mAP", "best validation mAP 0.7500 at update 10"),
+    ],
+)
+def test_the_best_is_that_of_the_metric_that_chooses(experiment, metric, best):
+    config = Config.model_validate({"training": {"best_metric": metric}, "loss": {"name": "ce"}})
+    (experiment / "config.yaml").write_text(dump_yaml(config))
+    text = write_report(experiment, find_evaluations(experiment)).read_text()
+    assert best in text and text.count("best validation ") == 1
+    assert f"![Loss, validation {metric} and learning rate" in text
+
+
+def test_the_report_draws_the_configured_loss_and_metric(experiment, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(trainingsection, "plot_training", lambda *_, **options: drawn.update(options))
+    config = Config.model_validate({"training": {"best_metric": "f1_macro"}, "loss": {"name": "focal"}})
+    (experiment / "config.yaml").write_text(dump_yaml(config))
+    write_report(experiment, find_evaluations(experiment))
+    assert drawn == {"loss": "focal", "metric": "f1_macro"}
+    (experiment / "config.yaml").unlink()
+    write_report(experiment, find_evaluations(experiment))
+    assert drawn == {"loss": "bce", "metric": "mAP"}

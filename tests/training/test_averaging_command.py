@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,12 @@ from audiotag.config import Config
 from audiotag.configevaluation import WeightChoice
 from audiotag.configfile import dump_yaml, load_config
 from audiotag.errors import CheckpointError, ConfigError
+from audiotag.evaluation.conditions import weights_in_words
+from audiotag.evaluation.evaluationsection import origins
+from audiotag.evaluation.results import write_evaluation
+from audiotag.evaluation.scores import Scores
+from audiotag.export.thresholds import find_thresholds
+from audiotag.labels import LabelTable
 from audiotag.training.averaging import add_weight_arguments, choose_weights, weight_overrides
 from audiotag.training.checkpoint import epoch_path, load_checkpoint, save_checkpoint
 from tests.tiny import tiny_checkpoint, tiny_config
@@ -26,7 +34,7 @@ CHOICES = {
     "best_k": None,
     "checkpoints": None,
     "between": None,
-    "weights": "model",
+    "weights": None,
 }
 
 
@@ -110,7 +118,7 @@ def test_the_file_holds_what_the_configuration_of_the_run_chooses(run):
     assert "torch" in state["averaged"]["provenance"]
     last = load_checkpoint(run.folder / "epoch-2.pt")
     assert all(tensor.equal(expected.weights[name]) for name, tensor in state["model"].items())
-    for key in ("version", "position", "best", "validations", "metrics", "config", "labels", "train_data"):
+    for key in ("version", "position", "best", "validations", "config", "labels", "train_data"):
         assert state[key] == last[key], key
     assert state["optimizer"] == state["scaler"] == state["averages"] == {}
 
@@ -157,3 +165,154 @@ def test_export_takes_the_same_options(run):
     assert all(tensor.equal(chosen.weights[name]) for name, tensor in tagger.state_dict().items())
     info = json.loads((run.folder.parent / "model" / "config.json").read_text())["info"]
     assert info["sha256"] == chosen.sha256 and info["weights"] == chosen.name
+
+
+def test_metrics_of_other_weights_are_not_exported(run):
+    config = str(run.folder / "config.yaml")
+
+    def exported(*arguments: str) -> dict:
+        run(export, "--config", config, "--dest", "model", *arguments)
+        return json.loads((run.folder.parent / "model" / "config.json").read_text())["info"]
+
+    assert exported("--epoch", "3")["last_epoch_metrics"] == {"mAP": 0.5}
+    assert exported("--best")["weights_in_words"] == "trained weights of epoch-2.pt, chosen by validation"
+    run(average)
+    for arguments in (("--best-k", "2"), ("--checkpoints", "averaged-best-k2.pt")):
+        assert "last_epoch_metrics" not in exported(*arguments)
+    assert load_checkpoint(run.folder / "averaged-best-k2.pt")["metrics"] == {}
+    info = exported("--checkpoints", "averaged-best-k2.pt")
+    assert info["averaged"]["averaged-best-k2.pt"]["files"] == ["epoch-1.pt", "epoch-2.pt"]
+    # The trained weights of a run whose EMA was validated.
+    with_ema(run.folder / "epoch-3.pt")
+    assert exported("--epoch", "3")["last_epoch_metrics"] == {"mAP": 0.5}
+    assert "last_epoch_metrics" not in exported("--epoch", "3", "--weights", "model")
+
+
+def with_ema(path):
+    """Give a checkpoint an EMA, which validation measured."""
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state["config"]["training"].update(ema={"decay": 0.9, "warmup": True}, validate_weights="ema")
+    kept = {name: tensor.double() + 1 for name, tensor in state["model"].items()}
+    save_checkpoint(path, {**state, "averages": {"ema": {"samples": 3, "weights": kept}}})
+
+
+def test_weights_that_did_not_choose_the_checkpoint_are_warned_of(run, capsys):
+    for epoch in (1, 2, 3):
+        with_ema(run.folder / f"epoch-{epoch}.pt")
+    run(average, "--best-k", "2")
+    run(average, "--epoch", "2", "--weights", "model", "--dest", "other.pt")
+    run(average, "--checkpoints", "averaged-best-k2-ema.pt", "--dest", "again.pt")
+    assert "validation, which chose the checkpoints" not in capsys.readouterr().err
+    run(average, "--best", "--weights", "model")
+    expected = (
+        "the trained weights are taken, but validation, which chose the checkpoints, measured their EMA"
+    )
+    assert expected in capsys.readouterr().err
+    words = weights_in_words(choose_weights(run.folder, WeightChoice(best=True, weights="model")).origin)
+    assert words == "trained weights of epoch-2.pt, chosen by validation of the EMA weights"
+    words = weights_in_words(choose_weights(run.folder, WeightChoice(best=True)).origin)
+    assert words == "EMA weights of epoch-2.pt, chosen by validation"
+
+
+def test_averaged_files_are_told_by_what_they_are_of(run):
+    run(average)
+    run(average, "--avg", "2")
+    first, second = "averaged-best-k2.pt", "averaged-epoch3-avg2.pt"
+
+    def words(*files: str) -> str:
+        return weights_in_words(choose_weights(run.folder, WeightChoice(checkpoints=list(files))).origin)
+
+    of_first = "mean of the trained weights of epoch-1.pt, epoch-2.pt, chosen by validation"
+    assert words(first) == f"weights of {first} ({of_first})"
+    of_second = "mean of the trained weights of epoch-2.pt, epoch-3.pt"
+    assert (
+        words(first, second) == f"mean of the trained weights of {first} ({of_first}), {second} ({of_second})"
+    )
+    run(average, "--checkpoints", first, second, "--dest", str(run.folder / "averaged-both.pt"))
+    assert words("averaged-both.pt") == f"weights of averaged-both.pt ({words(first, second)})"
+    both = choose_weights(run.folder, WeightChoice(checkpoints=["averaged-both.pt"]))
+    assert both.by_validation
+    lines = origins({"averaged": both.averaged})
+    digest = both.averaged["averaged-both.pt"]["sha256"][first]
+    assert lines[0].startswith(f"- `averaged-both.pt` was made of: `{first}` (sha256 `{digest}`)")
+    assert len(lines) == 3 and lines[1].startswith(f"- `{first}` was made of: `epoch-1.pt` (sha256")
+
+
+def test_averaged_files_of_earlier_versions_are_told_by_their_names(run):
+    run(average)
+    path = run.folder / "averaged-best-k2.pt"
+    old = {"name": "best-k2-ema", "files": ["a.pt", "b.pt"], "sha256": {}, "by_validation": True}
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    for record, expected in (
+        (old, "mean of the EMA weights of a.pt, b.pt, chosen by validation"),
+        (
+            {**old, "name": "between-a-b", "by_validation": False},
+            "mean of the weights over all updates behind a.pt up to b.pt",
+        ),
+        ({**old, "name": "best-k2"}, "mean of the trained weights of a.pt, b.pt, chosen by validation"),
+    ):
+        save_checkpoint(path, {**state, "averaged": record})
+        chosen = choose_weights(run.folder, WeightChoice(checkpoints=[path.name]))
+        assert weights_in_words(chosen.origin) == f"weights of {path.name} ({expected})"
+
+
+def evaluated(folder, split, chosen, seed, *, age_s=0):
+    """Write an evaluation of chosen weights, of some time ago; its thresholds."""
+    known = {"split": split, "weights": chosen.name, **chosen.origin}
+    write_evaluation(folder, few_scores(seed), LabelTable.from_rows(chosen.checkpoint["labels"]), info=known)
+    at = folder.stat().st_mtime - age_s
+    os.utime(folder / "metrics.json", (at, at))
+    return (folder / "thresholds.json").read_bytes()
+
+
+def few_scores(seed):
+    """Scores of a few clips of three classes."""
+    random = np.random.default_rng(seed)
+    labels = random.random((20, 3)) < 0.4
+    return Scores([f"clip{row}" for row in range(20)], random.standard_normal((20, 3)) + labels, labels)
+
+
+def test_the_thresholds_of_the_same_weights_are_packed(run):
+    config, packed = str(run.folder / "config.yaml"), run.folder.parent / "model" / "thresholds.json"
+
+    def exported(*arguments: str) -> bytes | None:
+        run(export, "--config", config, "--dest", "model", "--epoch", "3", *arguments)
+        return packed.read_bytes() if packed.exists() else None
+
+    assert exported() is None
+    chosen = choose_weights(run.folder, WeightChoice(epoch=3))
+    other = choose_weights(run.folder, WeightChoice(epoch=2))
+    of_eval = evaluated(run.folder / "eval_eval_epoch3", "eval", chosen, 1)
+    evaluated(run.folder / "eval_valid_epoch2", "valid", other, 2)
+    assert exported() == of_eval
+    assert json.loads(packed.read_bytes())["tuned_on"] == "eval"
+    old = evaluated(run.folder / "eval_valid_a", "valid", chosen, 3, age_s=100)
+    assert exported() == old
+    new = evaluated(run.folder / "eval_valid_epoch3", "valid", chosen, 4, age_s=50)
+    assert exported() == new != old
+    info = json.loads((packed.parent / "config.json").read_text())["info"]
+    assert info["thresholds"]["evaluation"] == "eval_valid_epoch3"
+    assert info["thresholds"]["tuned_on"] == "valid"
+    # Damaged ones are named and passed over.
+    (run.folder / "eval_valid_epoch3" / "thresholds.json").write_text("{")
+    assert exported() == old
+    # Other weights of the same file, and what is not there any more.
+    with_ema(run.folder / "epoch-3.pt")
+    assert exported() is None
+    chosen = choose_weights(run.folder, WeightChoice(epoch=3))
+    of_ema = evaluated(run.folder / "eval_valid_epoch3-ema", "valid", chosen, 5)
+    assert exported() == of_ema
+    assert exported("--weights", "model") is None
+
+
+def test_evaluations_that_do_not_say_which_weights_they_are_of_are_known_by_name(run):
+    chosen = choose_weights(run.folder, WeightChoice(epoch=3))
+    of_old = evaluated(run.folder / "eval_valid_epoch3", "valid", chosen, 1)
+    path = run.folder / "eval_valid_epoch3" / "metrics.json"
+    content = json.loads(path.read_text())
+    for key in ("kind", "between", "averaged"):
+        del content["info"][key]
+    path.write_text(json.dumps(content))
+    labels = LabelTable.from_rows(chosen.checkpoint["labels"])
+    assert find_thresholds(run.folder, chosen.origin, labels).content == of_old
+    assert find_thresholds(run.folder, {**chosen.origin, "name": "epoch3-ema"}, labels) is None

@@ -15,7 +15,7 @@ from audiotag.errors import CheckpointError
 from audiotag.training.averaging import choose_weights
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint, step_path
 from audiotag.training.weightaverages import WeightAverages
-from tests.tiny import tiny_checkpoint
+from tests.tiny import tiny_checkpoint, tiny_config
 
 VECTORS = Path(__file__).parents[1] / "data" / "zipformer" / "averaging.safetensors"
 
@@ -112,6 +112,57 @@ def test_checkpoints_without_a_mean_between_them_are_refused(tmp_path):
         choose(tmp_path, between=("step-12.pt", "step-40.pt"))
 
 
+def change(path, **entries):
+    """Write a checkpoint anew with other entries, without those that are None."""
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state.update(entries)
+    without = [key for key, value in entries.items() if value is None]
+    save_checkpoint(path, {key: value for key, value in state.items() if key not in without})
+
+
+def validations(*values):
+    """What as many validations found, one every 5 updates."""
+    steps = range(5, 5 * len(values) + 1, 5)
+    return [
+        {"file": f"step-{step}.pt", "epoch": 1, "step": step, "value": value}
+        for step, value in zip(steps, values, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("of_start", "of_end", "message"),
+    [
+        ({}, {"seed": 8}, "the first has seed 42, the second 8"),
+        ({}, {"train_data": {"clips": 0, "digest": "other"}}, "trained on other clips"),
+        ({"mixed_data": {"clips": 1}}, {"mixed_data": {"clips": 2}}, "trained on other clips"),
+        ({"validations": validations(0.3, 0.5)}, {"validations": validations(0.3, 0.6, 0.7)}, "do not begin"),
+        ({"validations": validations(0.3, 0.5)}, {"validations": validations(0.3)}, "do not begin"),
+        ({"validations": validations(0.3)}, {"validations": validations(0.4), "seed": 8}, "do not begin"),
+        ({"validations": []}, {"validations": validations(0.4), "seed": 8}, "has seed 42"),
+        # What may differ between two parts of one run, or is not known.
+        ({"validations": validations(0.3)}, {"validations": validations(0.3, 0.2)}, None),
+        ({"validations": validations(0.3)}, {"validations": validations(0.3, 0.2), "seed": 8}, None),
+        ({"validations": validations(0.3)}, {"validations": validations(0.8), "best_metric": "loss"}, None),
+        ({"validations": None, "version": 1}, {"validations": validations(0.3, 0.2)}, None),
+        ({"validations": None, "version": 1}, {"validations": validations(0.3), "seed": 8}, "has seed 42"),
+        ({"train_data": None}, {"train_data": {"clips": 0, "digest": "other"}}, None),
+    ],
+)  # fmt: skip
+def test_there_is_no_mean_between_two_runs(tmp_path, of_start, of_end, message):
+    walk(tmp_path, 30, (20, 30), running_average={"period": 10})
+    for name, entries in (("step-20.pt", dict(of_start)), ("step-30.pt", dict(of_end))):
+        config = tiny_config()
+        config["seed"] = entries.pop("seed", config["seed"])
+        config["training"]["best_metric"] = entries.pop("best_metric", config["training"]["best_metric"])
+        change(tmp_path / name, config=config, **entries)
+    if message is None:
+        assert choose(tmp_path, between=("step-20.pt", "step-30.pt")).files == ["step-20.pt", "step-30.pt"]
+        return
+    with pytest.raises(CheckpointError, match=message) as caught:
+        choose(tmp_path, between=("step-20.pt", "step-30.pt"))
+    assert all(str(tmp_path / name) in str(caught.value) for name in ("step-20.pt", "step-30.pt"))
+
+
 def test_averages_that_training_kept(tmp_path):
     walk(tmp_path, 30, (2, 20, 30), running_average={"period": 10}, ema={"decay": 0.8, "warmup": False})
     files = ["step-20.pt", "step-30.pt"]
@@ -129,3 +180,54 @@ def test_averages_that_training_kept(tmp_path):
         choose(tmp_path, checkpoints=["step-2.pt"], weights="running_average")
     with pytest.raises(CheckpointError, match=r"step-30\.pt holds no swa of the weights.*training\.swa"):
         choose(tmp_path, checkpoints=["step-30.pt"], weights="swa")
+
+
+def validated_by(path, kind, **entries):
+    """Have validation measured weights of this kind at a checkpoint."""
+    config = tiny_config()
+    config["training"]["validate_weights"] = kind
+    change(path, config=config, **entries)
+
+
+def test_unless_a_kind_is_given_the_weights_that_validation_measured_are_taken(tmp_path):
+    passed = walk(
+        tmp_path, 30, (2, 20, 30), running_average={"period": 10}, ema={"decay": 0.8, "warmup": False}
+    )
+    averages = {step: load_checkpoint(tmp_path / f"step-{step}.pt")["averages"] for step in (2, 20, 30)}
+    for step in (2, 20, 30):
+        validated_by(tmp_path / f"step-{step}.pt", "ema")
+    files = ["step-20.pt", "step-30.pt"]
+    chosen = choose(tmp_path, checkpoints=["step-30.pt"])
+    assert (chosen.name, chosen.kind, chosen.measured) == ("step30-ema", "ema", "ema")
+    assert chosen.weights["w"].equal(averages[30]["ema"]["weights"]["w"].float())
+    both = choose(tmp_path, checkpoints=files)
+    assert both.weights["w"].equal(
+        ((averages[20]["ema"]["weights"]["w"] + averages[30]["ema"]["weights"]["w"]) / 2).float()
+    )
+    trained = choose(tmp_path, checkpoints=["step-30.pt"], weights="model")
+    assert (trained.name, trained.kind, trained.measured) == ("step30", "model", "ema")
+    assert trained.weights["w"].equal(passed[30])
+    # A mean between two has nothing to do with it.
+    between = choose(tmp_path, between=files)
+    assert between.name == "between-step20-step30"
+    assert between.weights["w"].equal(choose(tmp_path, between=files, weights="model").weights["w"])
+    # The running average had not begun, so that validation measured the trained weights.
+    for step in (2, 20):
+        validated_by(tmp_path / f"step-{step}.pt", "running_average")
+    assert choose(tmp_path, checkpoints=["step-2.pt"]).weights["w"].equal(passed[2])
+    assert choose(tmp_path, checkpoints=["step-20.pt"]).name == "step20-running"
+    with pytest.raises(
+        CheckpointError,
+        match=r"validation measured the trained weights of .*step-2\.pt, but "
+        r"the running average of the weights of .*step-20\.pt: choose one kind",
+    ):
+        choose(tmp_path, checkpoints=["step-2.pt", "step-20.pt"])
+    assert choose(tmp_path, checkpoints=["step-2.pt", "step-20.pt"], weights="model").kind == "model"
+
+
+def test_checkpoints_that_do_not_know_what_is_measured_give_trained_weights(tmp_path):
+    passed = walk(tmp_path, 3, (3,))
+    config = tiny_config()
+    del config["training"]["validate_weights"]
+    change(tmp_path / "step-3.pt", config=config, version=1)
+    assert choose(tmp_path, checkpoints=["step-3.pt"]).weights["w"].equal(passed[3])

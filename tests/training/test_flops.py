@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from audiotag.training.acceleration import accelerate
-from audiotag.training.flops import PEAK_TFLOPS, BatchFlops, known_peak, peak_flops, training_flops
+from audiotag.training.flops import (
+    PEAK_TFLOPS,
+    BatchFlops,
+    estimate,
+    known_peak,
+    peak_flops,
+    training_flops,
+)
 from tests.tiny import tiny_tagger
 
 CLIPS, FRAMES, BINS = 3, 64, 128
@@ -96,7 +103,38 @@ def test_few_lengths_are_counted_and_the_others_follow_from_them():
         assert flops((5, length, 8)) == 5 * exact[length]
     for length in (30, 50):
         assert flops((2, length, 8)) == pytest.approx(2 * exact[length])
-    assert flops((1, 120, 8)) > flops((1, 60, 8))
+    for length in (5, 120, 600):
+        assert flops((2, length, 8)) == pytest.approx(2 * training_flops(tagger, (1, length, 8)))
+
+
+def test_operations_outside_the_counted_lengths_are_never_negative():
+    # A model that cuts its input to one length needs ever fewer operations per frame.
+    assert estimate(1000, {10: 100.0, 11: 100.0, 12: 100.0, 20: 100.0}) == 0.0
+
+
+def test_what_thaws_is_counted_anew_and_what_freezes_again_is_remembered(monkeypatch):
+    tagger = tiny_tagger()
+    flops = BatchFlops(tagger)
+    shape = (CLIPS, FRAMES, BINS)
+    full = flops(shape)
+    blocks = tagger.encoder.blocks
+    blocks[0].requires_grad_(False)
+    first = flops(shape)
+    # As many elements as before, at another place: what lies below needs gradients to pass through it.
+    blocks[0].requires_grad_(True)
+    blocks[1].requires_grad_(False)
+    assert (first, flops(shape)) == (frozen_flops(0), frozen_flops(1))
+    assert flops(shape) != full
+    blocks[1].requires_grad_(True)
+    monkeypatch.setattr("audiotag.training.flops.training_flops", None)  # nothing is counted twice
+    assert flops(shape) == full
+
+
+def frozen_flops(block: int) -> float:
+    """Operations of the batch with one block frozen."""
+    tagger = tiny_tagger()
+    tagger.encoder.blocks[block].requires_grad_(False)
+    return training_flops(tagger, (CLIPS, FRAMES, BINS))
 
 
 def test_a_model_that_cannot_be_counted_trains_without_mfu(caplog):
