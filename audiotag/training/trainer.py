@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -269,6 +270,8 @@ class Trainer:
         self.log.begin()
         self.position.validated_step = step
         value = metrics[self.scoreboard.metric]
+        if value is None and self.scoreboard.metric == "d_prime" and metrics["mAUC"] == 1.0:
+            value = math.inf  # of a perfect ranking, which JSON has no number for
         self.scoreboard.note(value, file=self.path().name, epoch=epoch, step=step)
         self.save(metrics)
         return True

@@ -51,7 +51,7 @@ def choose_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
     elif choice.epoch is None and choice.avg == 1 and not list_epochs(exp_dir) and list_steps(exp_dir):
         # A run that stopped getting better inside its first epoch.
         newest = step_path(exp_dir, list_steps(exp_dir)[-1])
-        chosen = ChosenFiles(short_name(newest, exp_dir), [newest])
+        chosen = ChosenFiles(short_name(newest, exp_dir), [newest], at_the_end=True)
     else:
         epochs = existing_epochs(exp_dir)
         last = choice.epoch or epochs[-1]
