@@ -5,33 +5,14 @@ Shapes: B clips, T frames, D width, H heads.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from audiotag.encoders.zipformer.activations import scaled_linear
 from audiotag.encoders.zipformer.gradients import Balancer, PenaltyGradient, Whiten
 from audiotag.encoders.zipformer.steps import Schedule, Scheduled, Step, at
 
 MASKED_SCORE = -1000.0  # its exponential is 0, and half precision has it
-
-
-def relative_positions(num_frames: int | Tensor, dim: int, device: torch.device) -> Tensor:
-    """The table of offsets -(T-1) to T, (2T, dim) in float32.
-
-    Each row holds cosines and sines of an angle that grows like the logarithm of the offset; the last column
-    is 1. A row depends on its offset alone, so tables of fewer frames lie in the middle of larger ones.
-    """
-    offsets = torch.arange(1 - num_frames, num_frames + 1, device=device, dtype=torch.float32)
-    length = math.sqrt(dim)
-    compressed = length * offsets.sign() * ((offsets.abs() + length).log() - math.log(length))
-    angles = (compressed * (2 * math.pi / dim)).atan()
-    angles = angles[:, None] * torch.arange(1, dim // 2 + 1, device=device)
-    ones = torch.ones_like(angles[:, :1])
-    sines = torch.cat([angles[:, :-1].sin(), ones], dim=1)
-    return torch.stack([angles.cos(), sines], dim=2).flatten(1)
 
 
 class AttentionWeights(Scheduled):
