@@ -21,7 +21,9 @@ def swoosh(x: Tensor, kind: str) -> Tensor:
     """SwooshL or SwooshR; computed in float32 at least."""
     shift, constant = SWOOSH[kind]
     wide = x.to(widest(x))
-    return (functional.softplus(wide - shift) - SLOPE * wide - constant).to(x.dtype)
+    y = functional.softplus(wide - shift) - SLOPE * wide - constant
+    # Compiled by torch 2.11, an autograd function that returns what `.to` left as it was has a gradient of 0.
+    return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
 def swoosh_slope(x: Tensor, kind: str) -> Tensor:

@@ -29,9 +29,7 @@ class AttentionWeights(Scheduled):
     penalty_rate = 0.1
     position_skip_rate = Schedule((0, 0.5), (4000, 0.0))
 
-    def __init__(
-        self, dim: int, pos_dim: int, num_heads: int, query_dim: int, pos_head_dim: int
-    ) -> None:
+    def __init__(self, dim: int, pos_dim: int, num_heads: int, query_dim: int, pos_head_dim: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.widths = [num_heads * query_dim, num_heads * query_dim, num_heads * pos_head_dim]

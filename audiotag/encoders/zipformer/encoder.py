@@ -94,9 +94,7 @@ class Zipformer(nn.Module):
             number, factor = stack.pop("num_encoder_layers"), stack.pop("downsampling_factor")
             skip_rates = layer_skip_rates(index, len(sizes), number, factor, warmup_batches)
             layers = [Layer(pos_dim=pos_dim, skip_rate=rate, **stack) for rate in skip_rates]
-            stacks.append(
-                Stack(layers) if factor == 1 else DownsampledStack(layers, stack["dim"], factor)
-            )
+            stacks.append(Stack(layers) if factor == 1 else DownsampledStack(layers, stack["dim"], factor))
         # Named as in published checkpoints: encoder.encoders.<stack> beside encoder_embed.
         self.encoder = nn.ModuleDict({"encoders": nn.ModuleList(stacks), "downsample_output": Downsample(2)})
         self.output_dropout = nn.Dropout(output_dropout)
@@ -168,8 +166,8 @@ class Zipformer(nn.Module):
 
     def _prepare(self, x: Tensor, num_frames: int) -> tuple[Tensor, list[Steps]]:
         """The table of positions, and what training goes by in this pass, for each part."""
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            # Part of what is exported, so that it serves any length.
+        if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not self.training):
+            # Part of what is compiled or exported, so that it serves any length.
             positions = relative_positions(num_frames, self._positions.dim, x.device)
             return positions, self._idle()
         return self._draw(x, num_frames)
@@ -233,9 +231,7 @@ def layer_skip_rates(
     """How often a clip skips each layer of a stack: first the earlier layers are to learn, then later ones."""
     begin, end = (warmup_batches * (index + 1) / (num_stacks + 1) for index in (stack, stack + 1))
     times = [begin + (end - begin) * index / num_layers for index in range(num_layers + 1)]
-    return [
-        Schedule((start, 0.5), (stop, 0.035 * factor**0.5)) for start, stop in itertools.pairwise(times)
-    ]
+    return [Schedule((start, 0.5), (stop, 0.035 * factor**0.5)) for start, stop in itertools.pairwise(times)]
 
 
 def layers_of(stack: Stack | DownsampledStack) -> nn.ModuleList:

@@ -184,9 +184,14 @@ class StepSource:
         self._in_use = state["whitening_in_use"].to("cpu", self._in_use.dtype, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which cannot hold events."""
+        """For copies and pickles, also those of models that have no data: no events, and numbers for tensors."""
         self._settle()
-        return self.__dict__
+        tensors = {"_whitening": self._whitening.tolist(), "_in_use": self._in_use.tolist()}
+        return {**self.__dict__, **tensors, "_table": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors = {name: torch.tensor(state[name]) for name in ("_whitening", "_in_use")}
+        self.__dict__.update({**state, **tensors})
 
 
 def as_rows(rows: list[list[float]]) -> Tensor:
