@@ -185,8 +185,8 @@ class Zipformer(nn.Module):
         return [[None] * len(units) for units in self._units]
 
     def _masks(self, x: Tensor) -> list[Tensor | None]:
-        """For each stack the channels (B,1,D) that clips have in this pass: of those that may be lacking, half
-        are there with one chance, the others only with them and with another."""
+        """For each stack the channels (B,1,D) that clips have in this pass: of those that may be lacking, one
+        half is there with some chance, the other only where that one is, and with another chance."""
         if not self.training:
             return [None] * len(self.dims)
         some, more = torch.rand(2, x.shape[0], 1, 1, device=x.device) >= FEATURE_MASK_RATE
@@ -228,7 +228,7 @@ def per_stack(**settings: PerStack) -> list[dict[str, int]]:
 def layer_skip_rates(
     stack: int, num_stacks: int, num_layers: int, factor: int, warmup_batches: float
 ) -> list[Schedule]:
-    """How often a clip skips each layer of a stack: first the earlier layers are to learn, then later ones."""
+    """How often a clip skips each layer of a stack: earlier layers are to learn first, then later ones."""
     begin, end = (warmup_batches * (index + 1) / (num_stacks + 1) for index in (stack, stack + 1))
     times = [begin + (end - begin) * index / num_layers for index in range(num_layers + 1)]
     return [Schedule((start, 0.5), (stop, 0.035 * factor**0.5)) for start, stop in itertools.pairwise(times)]

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 GRAD_SCALE = 0.04
 USUAL_CHANCE = Schedule((0, 0.5), (8000, 0.125))
-# Of a normal distribution: (mean / deviation) over atanh(2 share of positive values - 1), and rms over mean |x|.
+# Of a normal distribution: mean / deviation over atanh(2 share of positives - 1), and rms over mean |x|.
 ATANH_TO_MEAN = 0.8139535143
 ABS_TO_RMS = 1.25331413732
 
@@ -262,8 +262,8 @@ def whiteness(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     power = covariance.diagonal(dim1=1, dim2=2).sum() / x.shape[-1]
     squares = covariance.square().sum() / x.shape[-1]
     metric = squares / (power.square() + 1e-20)
-    covariance.diagonal(dim1=1, dim2=2).sub_(squares / power)
-    return metric, (groups @ covariance).transpose(0, 1).reshape(x.shape)
+    shrunk = covariance - metric * power * torch.eye(covariance.shape[1], device=x.device).to(covariance)
+    return metric, (groups @ shrunk).transpose(0, 1).reshape(x.shape)
 
 
 def unless_it_fails(change: Any, grad: Tensor, *args: Any) -> Tensor:
@@ -335,7 +335,7 @@ class PenaltyGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: float, weight: float, flag: Tensor) -> Tensor:
         # One byte for each value in place of the value.
-        ctx.save_for_backward((((x > limit).to(torch.int8) - (x < -limit).to(torch.int8)) * flag))
+        ctx.save_for_backward(((x > limit).to(torch.int8) - (x < -limit).to(torch.int8)) * flag)
         ctx.weight = weight
         return x.view_as(x)
 

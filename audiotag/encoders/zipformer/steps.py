@@ -1,8 +1,8 @@
-"""What the training-only machinery goes by: numbers that follow a schedule, and decisions drawn for each pass.
+"""What training-only machinery goes by: numbers that follow a schedule, and decisions drawn for each pass.
 
-Before each training pass the encoder draws every decision of all its modules at once, from torch's generator of
-the CPU, and hands them down as tensors. So no module has to ask a GPU, a pass that activation checkpointing
-repeats decides as before, and compiled code sees other values but never another program.
+Before each training pass the encoder draws every decision of all its modules at once, from torch's generator
+of the CPU, and hands them down as tensors. So no module has to ask a GPU, a pass that is repeated to save
+memory decides as before, and compiled code sees other values but never another program.
 
 A *unit* is a part of the encoder that is given one `Step`: the subsampling, each layer, each combiner. Inside
 it modules find what is theirs at fixed slots, which alike units have in common.
@@ -72,7 +72,7 @@ class Step(NamedTuple):
 
 
 class Scheduled(nn.Module):
-    """A module with numbers or decisions of its own in a `Step`, at the slots from `number` and `chance` on."""
+    """A module with numbers or decisions of its own in a `Step`, from the slots `number` and `chance` on."""
 
     number = 0
     chance = 0
@@ -123,9 +123,11 @@ class StepSource:
                 module.state = slot
         # Which decision of which unit each adaptive module takes, in the order of the modules.
         places = [(u, m.state, m.chance) for u, unit in enumerate(self._adaptive) for m in unit]
-        self._unit, self._state, self._chance = (list(column) for column in zip(*places, strict=True))
+        self._unit, self._state, self._chance = ([place[i] for place in places] for i in range(3))
         self._table: tuple[float, Tensor, Tensor] | None = None  # batch count, numbers, chances
-        self._whitening = torch.full((len(units), 1 + max(self._state)), AdaptiveChance.probabilities[1])
+        self._whitening = torch.full(
+            (len(units), 1 + max(self._state, default=0)), AdaptiveChance.probabilities[1]
+        )
         self._in_use = self._whitening[self._unit, self._state]
         self._copied: torch.cuda.Event | None = None  # when `_in_use` has come from the GPU
 
@@ -184,7 +186,7 @@ class StepSource:
         self._in_use = state["whitening_in_use"].to("cpu", self._in_use.dtype, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, also those of models that have no data: no events, and numbers for tensors."""
+        """For copies and pickles, also of models without data: no events, and lists in place of tensors."""
         self._settle()
         tensors = {"_whitening": self._whitening.tolist(), "_in_use": self._in_use.tolist()}
         return {**self.__dict__, **tensors, "_table": None}
