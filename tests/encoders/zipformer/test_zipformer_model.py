@@ -1,4 +1,4 @@
-"""The tiny Zipformer against the original's outputs and gradients, the published sizes, lengths and refusals."""
+"""The tiny Zipformer against the original's outputs and gradients; published sizes, lengths, refusals."""
 
 from __future__ import annotations
 
