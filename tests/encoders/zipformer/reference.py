@@ -18,8 +18,8 @@ from audiotag.encoders.zipformer.layer import Bypass, Layer
 from audiotag.encoders.zipformer.steps import Step, StepSource
 from audiotag.encoders.zipformer.subsampling import ConvNeXt
 from audiotag.frontend import Frontend
+from audiotag.labels import Label, LabelTable
 from audiotag.tagger import Tagger
-from tests.tiny import tiny_labels
 
 DATA = Path(__file__).parents[2] / "data" / "zipformer"
 CPU = torch.device("cpu")
@@ -58,7 +58,8 @@ def tiny_zipformer(**settings: Any) -> Zipformer:
 
 def tagger_of(encoder: Zipformer, classes: int = 10) -> Tagger:
     """A tagger around an encoder."""
-    return Tagger(Frontend("icefall80"), encoder, tiny_labels(classes), None)
+    labels = LabelTable([Label(index, f"/m/{index}", f"class {index}") for index in range(classes)])
+    return Tagger(Frontend("icefall80"), encoder, labels, None)
 
 
 def reference_tagger() -> Tagger:
