@@ -12,8 +12,9 @@ from torch import nn
 
 from audiotag.encoders.zipformer.activations import SharedDropout, SwooshLinear
 from audiotag.encoders.zipformer.attention import AttentionWeights
+from audiotag.encoders.zipformer.balancer import Balancer
 from audiotag.encoders.zipformer.encoder import Zipformer
-from audiotag.encoders.zipformer.gradients import Balancer, RangeLimiter
+from audiotag.encoders.zipformer.gradients import RangeLimiter
 from audiotag.encoders.zipformer.layer import Bypass, Layer
 from audiotag.encoders.zipformer.steps import Step, StepSource
 from audiotag.encoders.zipformer.subsampling import ConvNeXt

@@ -14,8 +14,8 @@ from audiotag.encoders.registry import build_encoder
 from audiotag.encoders.zipformer import encoder as encoder_module
 from audiotag.encoders.zipformer import stack as stack_module
 from audiotag.encoders.zipformer.encoder import Zipformer, widest_of_each
-from audiotag.encoders.zipformer.gradients import Whiten
 from audiotag.encoders.zipformer.layer import Bypass
+from audiotag.encoders.zipformer.whiten import Whiten
 from audiotag.errors import ConfigError, DataError
 from audiotag.frontend import Frontend
 from audiotag.losses import BinaryCrossEntropy

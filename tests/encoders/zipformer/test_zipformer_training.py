@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from audiotag.encoders.zipformer import activations
 from audiotag.encoders.zipformer import encoder as encoder_module
 from audiotag.encoders.zipformer.activations import SharedDropout
+from audiotag.encoders.zipformer.balancer import Balancer
 from audiotag.encoders.zipformer.encoder import Zipformer, layer_skip_rates
-from audiotag.encoders.zipformer.gradients import Balancer, Whiten
 from audiotag.encoders.zipformer.layer import Bypass, FeedForward
 from audiotag.encoders.zipformer.steps import Schedule, StepSource, at
+from audiotag.encoders.zipformer.whiten import Whiten
 from audiotag.training.acceleration import accelerate
 from audiotag.training.flops import training_flops
 from tests.encoders.zipformer.reference import (
