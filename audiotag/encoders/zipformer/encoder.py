@@ -75,26 +75,40 @@ class Zipformer(nn.Module):
         sizes = per_stack(
             num_encoder_layers=num_encoder_layers,
             downsampling_factor=downsampling_factor,
-            dim=encoder_dim,
-            unmasked_dim=encoder_unmasked_dim,
+            encoder_dim=encoder_dim,
+            encoder_unmasked_dim=encoder_unmasked_dim,
             num_heads=num_heads,
             query_head_dim=query_head_dim,
             pos_head_dim=pos_head_dim,
             value_head_dim=value_head_dim,
             feedforward_dim=feedforward_dim,
-            kernel_size=cnn_module_kernel,
+            cnn_module_kernel=cnn_module_kernel,
         )
         self.num_mel_bins = num_mel_bins
-        self.dims = [stack["dim"] for stack in sizes]
-        self.unmasked_dims = [stack.pop("unmasked_dim") for stack in sizes]
+        self.dims = [size["encoder_dim"] for size in sizes]
+        self.unmasked_dims = [size["encoder_unmasked_dim"] for size in sizes]
         self.output_dim = max(self.dims)
         self.encoder_embed = Subsampling(num_mel_bins, self.dims[0])
         stacks: list[Stack | DownsampledStack] = []
-        for index, stack in enumerate(sizes):
-            number, factor = stack.pop("num_encoder_layers"), stack.pop("downsampling_factor")
-            skip_rates = layer_skip_rates(index, len(sizes), number, factor, warmup_batches)
-            layers = [Layer(pos_dim=pos_dim, skip_rate=rate, **stack) for rate in skip_rates]
-            stacks.append(Stack(layers) if factor == 1 else DownsampledStack(layers, stack["dim"], factor))
+        for index, size in enumerate(sizes):
+            dim, factor = size["encoder_dim"], size["downsampling_factor"]
+            layers = [
+                Layer(
+                    dim,
+                    pos_dim,
+                    num_heads=size["num_heads"],
+                    query_head_dim=size["query_head_dim"],
+                    pos_head_dim=size["pos_head_dim"],
+                    value_head_dim=size["value_head_dim"],
+                    feedforward_dim=size["feedforward_dim"],
+                    kernel_size=size["cnn_module_kernel"],
+                    skip_rate=rate,
+                )
+                for rate in layer_skip_rates(
+                    index, len(sizes), size["num_encoder_layers"], factor, warmup_batches
+                )
+            ]
+            stacks.append(Stack(layers) if factor == 1 else DownsampledStack(layers, dim, factor))
         # Named as in published checkpoints: encoder.encoders.<stack> beside encoder_embed.
         self.encoder = nn.ModuleDict({"encoders": nn.ModuleList(stacks), "downsample_output": Downsample(2)})
         self.output_dropout = nn.Dropout(output_dropout)

@@ -1,7 +1,7 @@
 """Functions that hand on what they get, and change the gradient that comes back; what those modules share.
 
-They keep activations and parameters in ranges where a network of many layers trains well. What is computed for
-that in the backward pass is in float32 at least, whatever the precision of the model.
+They keep activations and parameters in ranges where a network of many layers trains well. What is computed
+for that in the backward pass is in float32 at least, whatever the precision of the model.
 """
 
 from __future__ import annotations
