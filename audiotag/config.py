@@ -187,6 +187,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _gradients_are_clipped_once(self) -> Config:
+        clip_norm, scale = self.training.clip_norm, getattr(self.optimizer, "clipping_scale", None)
+        if clip_norm is not None and scale is not None:
+            raise ValueError(
+                f"optimizer.clipping_scale {scale:g} clips by the median of the gradient's norms, which "
+                f"training.clip_norm {clip_norm:g} would make all the same: set training.clip_norm to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _averaged_epochs_exist(self) -> Config:
         if self.evaluation.avg > self.training.epochs:
             raise ValueError(
