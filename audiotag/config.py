@@ -197,6 +197,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _configured_batches_have_a_duration(self) -> Config:
+        if self.training.batch_count == "configured" and self.data.max_duration_s is None:
+            raise ValueError(
+                "training.batch_count configured counts batches of data.max_duration_s, which is not set"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _averaged_epochs_exist(self) -> Config:
         if self.evaluation.avg > self.training.epochs:
             raise ValueError(

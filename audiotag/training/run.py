@@ -28,6 +28,7 @@ from audiotag.provenance import collect_provenance
 from audiotag.tagger import Tagger, build_frontend, build_tagger
 from audiotag.training.acceleration import accelerate
 from audiotag.training.autobatch import largest_duration
+from audiotag.training.batchcount import BatchCount
 from audiotag.training.classweights import class_counts
 from audiotag.training.flops import BatchFlops, peak_flops
 from audiotag.training.keeper import CheckpointKeeper
@@ -106,6 +107,7 @@ def prepare_trainer(
         settings=record["config"]["training"],
         seed=config.seed,
         world=world,
+        batch_count=BatchCount(plan, config, world.size),
         log=RunLog(meter, flops, writer, profiler, world, settings.max_overflows),
         stop=stop,
     )
@@ -137,7 +139,13 @@ def build_parts(
     )
     return {
         "learner": Learner(
-            tagger, loss, optimizer, world, amp=settings["amp"], clip_norm=settings["clip_norm"]
+            tagger,
+            loss,
+            optimizer,
+            world,
+            amp=settings["amp"],
+            clip_norm=settings["clip_norm"],
+            grad_scaler=settings["grad_scaler"],
         ),
         "schedule": build_schedule(section["schedule"], total_steps, steps_per_epoch),
         "steps_per_epoch": steps_per_epoch,
