@@ -206,14 +206,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _averaged_epochs_exist(self) -> Config:
-        if self.evaluation.avg > self.training.epochs:
+        needed, why = self.evaluation.avg, ""
+        if self.evaluation.use_averaged_model:
+            needed, why = needed + 1, " and the epoch before them, which use_averaged_model begins with"
+        if needed > self.training.epochs:
             raise ValueError(
-                f"evaluation.avg {self.evaluation.avg} is more than training.epochs {self.training.epochs}"
+                f"evaluation.avg {self.evaluation.avg}{why} is more than training.epochs "
+                f"{self.training.epochs}"
             )
-        if 0 < self.training.keep_last < self.evaluation.avg:
+        if 0 < self.training.keep_last < needed:
             raise ValueError(
                 f"training.keep_last {self.training.keep_last} keeps too few checkpoints for "
-                f"evaluation.avg {self.evaluation.avg}"
+                f"evaluation.avg {self.evaluation.avg}{why}"
             )
         best_k = self.evaluation.best_k or 0
         some_are_deleted = self.training.keep_last > 0 or self.training.validate_every_steps is not None
@@ -230,6 +234,9 @@ class Config(Section):
             "training.validate_weights": self.training.validate_weights,
             "evaluation.weights": self.evaluation.weights,
             "evaluation.between": "running_average" if self.evaluation.between else "model",
+            "evaluation.use_averaged_model": (
+                "running_average" if self.evaluation.use_averaged_model else "model"
+            ),
         }
         for key, kind in wanted.items():
             if kind != "model" and getattr(self.training, kind) is None:

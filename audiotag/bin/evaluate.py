@@ -135,7 +135,7 @@ def evaluate(
             "weights_in_words": weights_in_words(
                 choice.weights,
                 chosen.files,
-                between=choice.between is not None,
+                between=choice.between is not None or choice.use_averaged_model,
                 by_validation=chosen.by_validation,
             ),
             "checkpoints": chosen.files,

@@ -44,7 +44,7 @@ class ChosenWeights:
 def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     """The weights of a run's checkpoints that are asked for, averaged where several are."""
     chosen = choose_files(exp_dir, choice)
-    if choice.between:
+    if choice.between or choice.use_averaged_model:
         weights, state = mean_between(*chosen.paths)
     else:
         weights, state = mean_of_files(chosen.paths, choice.weights)
@@ -114,6 +114,12 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
         "--avg", type=positive, metavar="N", help="the mean of N epochs that end at the chosen one"
     )
     group.add_argument(
+        "--use-averaged-model",
+        action="store_true",
+        help="with --avg N: the mean over all updates of these epochs, from running averages, in place of "
+        "that of their checkpoints",
+    )
+    group.add_argument(
         "--weights",
         choices=["model", "ema", "running_average", "swa"],
         help="the trained weights, or an average of them that training kept",
@@ -131,13 +137,16 @@ def weight_overrides(args: argparse.Namespace) -> list[str]:
         given = {**none, "epoch": args.epoch, "best": args.best}
     elif args.best_k or args.checkpoints or args.between:
         several = {"best_k": args.best_k, "checkpoints": args.checkpoints, "between": args.between}
-        given = {**none, **several, "avg": 1}
+        given = {**none, **several, "avg": 1, "use_averaged_model": False}
     elif args.avg:
         given = dict.fromkeys(("best_k", "checkpoints", "between"))
-    if args.between:
+    if args.between or args.use_averaged_model:
         given["weights"] = "model"
+    if args.use_averaged_model:
+        given |= {"use_averaged_model": True} | dict.fromkeys(("best_k", "checkpoints", "between"))
     if args.avg:
         given["avg"] = args.avg
     if args.weights:
         given["weights"] = args.weights
+        given.setdefault("use_averaged_model", False)
     return [f"evaluation.{key}={json.dumps(value)}" for key, value in given.items()]

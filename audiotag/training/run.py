@@ -240,7 +240,9 @@ def retention(config: Config) -> Retention:
     """Which checkpoints stay."""
     settings = config.training
     best = max(settings.keep_best, config.evaluation.best_k or 0)
-    return Retention(settings.keep_last, settings.keep_last_steps, best, config.evaluation.avg - 1)
+    # The mean between checkpoints also takes the one before the epochs that it is of.
+    before = config.evaluation.avg - (not config.evaluation.use_averaged_model)
+    return Retention(settings.keep_last, settings.keep_last_steps, best, before)
 
 
 def write_config(config: Config, record: dict[str, Any], exp_dir: Path) -> None:
