@@ -119,20 +119,23 @@ class Stack:
             # Infinite ones too are to be 0 where the factor is.
             g.mul_(gate.factor).masked_fill_(gate.factor == 0, 0.0)
         v, m = self.state["exp_avg_sq"], self.state["delta"]
-        v.lerp_(g.square(), gate.live * (1.0 - rules.beta2))
+        spare = g.square()  # memory is taken once, which on a CPU costs as much as the arithmetic
+        v.lerp_(spare, gate.live * (1.0 - rules.beta2))
+        z = None if self.is_scalar else self._size_change(p, g, spare, rules, gate)
+        torch.sqrt(v, out=spare)
         correction = 1.0 - rules.beta2 ** (self.step + 1)
-        # The first 200 updates or so; what it does later is less than 0.5 %.
-        denominator = (v / correction if correction < 0.99 else v).sqrt().add_(rules.eps)
+        if correction < 0.99:  # the first 200 updates or so; what it does later is less than 0.5 %
+            spare.mul_(correction**-0.5)
+        change = g.div_(spare.add_(rules.eps))
         if self.is_scalar:
-            change = g.div_(denominator).mul_(-rules.lr * rules.scalar_lr_scale)
+            change.mul_(-rules.lr * rules.scalar_lr_scale)
         else:
-            z = self._size_change(p, g, rules, gate)
             floor = self.state["param_rms"].clamp(min=rules.param_min_rms)
-            change = g.div_(denominator).mul_(self._wide(-rules.lr * floor))
-            if z is not None:
-                change.add_(p * self._wide(z))
+            change.mul_(self._wide(-rules.lr * floor))
+        if z is not None:
+            change.addcmul_(p, self._wide(z))
         m.lerp_(change, gate.live * (1.0 - rules.beta1))
-        p = torch.addcmul(p, m, gate.live)
+        p = torch.addcmul(p, m, gate.live, out=spare)
         if self.is_scalar:
             limited = p.clamp(-rules.scalar_max, rules.scalar_max)
             p = torch.where(gate.live > 0, limited, p)
@@ -142,12 +145,13 @@ class Stack:
         """Root of the mean square (n,) of each parameter."""
         return p.square().mean(dim=self.axes).sqrt()
 
-    def _size_change(self, p: Tensor, g: Tensor, rules: Rules, gate: Gate) -> Tensor | None:
+    def _size_change(self, p: Tensor, g: Tensor, spare: Tensor, rules: Rules, gate: Gate) -> Tensor | None:
         """Note how the loss depends on the sizes; relative changes (n,) of them, where those are due."""
         rms, slots, variance = self.state["param_rms"], *(self.state[name] for name in SLOTS)
         live = gate.live > 0
         slot = slots[:, self.step % rules.period]
-        slot.copy_(torch.where(live, (p * g).sum(dim=self.axes), slot))
+        by_size = torch.mul(p, g, out=spare).sum(dim=self.axes)
+        slot.copy_(torch.where(live, by_size, slot))
         if self.step % rules.period != rules.period - 1:
             return None
         rms.copy_(torch.where(live, self.rms(p), rms))
