@@ -62,7 +62,9 @@ class MedianClipping:
         worse = (factor < self.smallest) & (live > 0)
         largest, index = squares.max(dim=0)
         self.smallest = torch.where(worse, factor, self.smallest)
-        self.culprit = torch.where(worse, positions[index].to(self.culprit.dtype), self.culprit)
+        # An index in brackets would be waited for.
+        position = positions.gather(0, index[None])[0].to(self.culprit.dtype)
+        self.culprit = torch.where(worse, position, self.culprit)
         self.share = torch.where(worse, largest / total, self.share)
         return factor
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiotag.errors import TrainingError
 from audiotag.optim.medianclipping import MedianClipping
@@ -265,3 +266,36 @@ def test_a_scaler_that_has_not_unscaled_has_its_scale_taken_out():
         scaled[1].grad_scale, scaled[1].found_inf = torch.tensor(1024.0), torch.tensor(0.0)
         scaled[1].step()
     assert same(values(plain[0]), values(scaled[0]))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.masked_select.default,
+        )
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_no_update_waits_for_the_device_but_those_of_a_threshold(told):
+    parameters, optimizer = fresh()
+    waits = {}
+    for step in range(24):
+        set_gradients(parameters, step)
+        if told:
+            optimizer.found_inf = torch.zeros(())
+        with Waits() as seen:
+            optimizer.step()
+        waits[step] = seen.count
+    # What the update before was told, which on a GPU has long arrived.
+    usual = {step: int(told and step > 0) for step in waits if step not in (10, 20)}
+    assert {step: waits[step] for step in usual} == usual
+    assert waits[10] > 0 and waits[20] > 0
