@@ -13,6 +13,7 @@ from audiotag.config import Config
 from audiotag.data.batching import BatchPlan
 from audiotag.training.position import Position
 
+LATE = 1e6  # where the schedules of any encoder have come to their ends
 REFRESH = 10  # the published rule looks at the count at every tenth batch only
 
 

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from audiotag.config import Config
 from audiotag.data.batching import BatchPlan
+from audiotag.encoders import registry
+from audiotag.encoders.ast import Ast
+from audiotag.losses import build_loss
 from audiotag.training.batchcount import BatchCount, set_batch_count
+from audiotag.training.divergence import StepInput, dump, replay
 from audiotag.training.position import Position
-from tests.tiny import tiny_tagger
+from tests.tiny import tiny_config, tiny_labels, tiny_tagger
 from tests.training.standin import StandIn
 
 VECTORS = Path(__file__).parents[1] / "data" / "zipformer" / "schedules.json"
@@ -92,3 +97,20 @@ def test_only_encoders_that_ask_are_told():
 def test_the_published_rule_needs_a_duration():
     with pytest.raises(ValueError, match=r"counts batches of data\.max_duration_s, which is not set"):
         Config.model_validate({"training": {"batch_count": "configured"}})
+
+
+def test_a_replay_tells_the_encoder_what_it_was_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        registry.ENCODERS,
+        "ast",
+        lambda target_frames, **settings: StandIn(input_frames=target_frames, **settings),
+    )
+    tagger, config = tiny_tagger().train(), tiny_config()
+    loss = build_loss(config["loss"], tiny_labels())
+    batch = StepInput(torch.zeros(2, 64, 128), torch.full((2,), 64), torch.zeros(2, 3), ["a", "b"], 0)
+    dump(tmp_path / "d.pt", tagger, loss, [batch], config=config, step=3, batch_count=7.0)
+    told = []
+    monkeypatch.setattr(StandIn, "set_batch_count", lambda self, count: told.append(count))
+    monkeypatch.setattr(StandIn, "forward", Ast.forward)
+    assert replay(tmp_path / "d.pt") is None
+    assert told == [7.0]
