@@ -26,6 +26,7 @@ from audiotag.optim.optimizers import build_optimizer
 from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
 from audiotag.tagger import build_tagger
 from audiotag.training.acceleration import accelerate
+from audiotag.training.batchcount import LATE
 from audiotag.training.divergence import StepInput
 from audiotag.training.flops import peak_flops, training_flops
 from audiotag.training.learner import Learner
@@ -55,6 +56,7 @@ class Steps:
             amp=config.training.amp,
             clip_norm=config.training.clip_norm,
         )
+        self.learner.set_batch_count(LATE)
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> int:

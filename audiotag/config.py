@@ -147,15 +147,37 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _averaged_epochs_exist(self) -> Config:
-        if self.evaluation.avg > self.training.epochs:
+    def _gradients_are_clipped_once(self) -> Config:
+        clip_norm, scale = self.training.clip_norm, getattr(self.optimizer, "clipping_scale", None)
+        if clip_norm is not None and scale is not None:
             raise ValueError(
-                f"evaluation.avg {self.evaluation.avg} is more than training.epochs {self.training.epochs}"
+                f"optimizer.clipping_scale {scale:g} clips by the median of the gradient's norms, which "
+                f"training.clip_norm {clip_norm:g} would make all the same: set training.clip_norm to null"
             )
-        if 0 < self.training.keep_last < self.evaluation.avg:
+        return self
+
+    @model_validator(mode="after")
+    def _configured_batches_have_a_duration(self) -> Config:
+        if self.training.batch_count == "configured" and self.data.max_duration_s is None:
+            raise ValueError(
+                "training.batch_count configured counts batches of data.max_duration_s, which is not set"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averaged_epochs_exist(self) -> Config:
+        needed, why = self.evaluation.avg, ""
+        if self.evaluation.use_averaged_model:
+            needed, why = needed + 1, " and the epoch before them, which use_averaged_model begins with"
+        if needed > self.training.epochs:
+            raise ValueError(
+                f"evaluation.avg {self.evaluation.avg}{why} is more than training.epochs "
+                f"{self.training.epochs}"
+            )
+        if 0 < self.training.keep_last < needed:
             raise ValueError(
                 f"training.keep_last {self.training.keep_last} keeps too few checkpoints for "
-                f"evaluation.avg {self.evaluation.avg}"
+                f"evaluation.avg {self.evaluation.avg}{why}"
             )
         best_k = self.evaluation.best_k or 0
         some_are_deleted = self.training.keep_last > 0 or self.training.validate_every_steps is not None
@@ -172,6 +194,9 @@ class Config(Section):
             "training.validate_weights": self.training.validate_weights,
             "evaluation.weights": self.evaluation.weights,
             "evaluation.between": "running_average" if self.evaluation.between else "model",
+            "evaluation.use_averaged_model": (
+                "running_average" if self.evaluation.use_averaged_model else "model"
+            ),
         }
         for key, kind in wanted.items():
             if kind not in (None, "model") and getattr(self.training, kind) is None:

@@ -26,6 +26,9 @@ class WeightChoice(Section):
     between: tuple[str, str] | None = None
     """Mean of the weights over all updates between two checkpoint files (the first excluded), from their
     running averages."""
+    use_averaged_model: bool = False
+    """Mean of the weights over all updates after epoch E - avg up to the chosen epoch E, from their running
+    averages, in place of the mean of the checkpoints (icefall's use-averaged-model)."""
     weights: Literal["model", "ema", "running_average", "swa"] | None = None
     """Which weights are taken from the checkpoints: the trained ones or an average that training kept; null
     takes those that validation measured (`training.validate_weights` of the run)."""
@@ -46,6 +49,20 @@ class WeightChoice(Section):
             raise ValueError(
                 f"avg {self.avg} averages epochs, and {names[0]} chooses otherwise: set avg to 1"
             )
+        if self.use_averaged_model:
+            if names and names[0] in ("best_k", "checkpoints", "between"):
+                raise ValueError(f"use_averaged_model and {names[0]} exclude each other")
+            if self.weights not in (None, "model", "running_average"):
+                raise ValueError(
+                    "use_averaged_model is computed from running averages: leave weights at null, not "
+                    f"{self.weights}"
+                )
+            if self.epoch is not None and self.epoch <= self.avg:
+                raise ValueError(
+                    f"use_averaged_model takes the mean from the end of epoch {self.epoch} - {self.avg} on, "
+                    "which is none: set avg to less than epoch (weights running_average alone is the mean "
+                    "from the beginning)"
+                )
         if self.between and self.weights not in (None, "model", "running_average"):
             raise ValueError(
                 f"between is computed from running averages: leave weights at null, not {self.weights}"

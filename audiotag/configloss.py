@@ -17,6 +17,10 @@ class LossBase(Section):
     class_weights: Literal["none", "balanced"] | str = "none"
     """Weight of each class, scaled to mean 1: `none`, `balanced` (by the inverse of its training clips, as
     stage 4 counts them), or a CSV file with the columns mid,weight and a row for each class."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """What is trained: the `mean` over clips (and classes: bce, focal), or the `sum` over the clips and
+    classes of a batch (icefall), whose gradient grows with the batch. Gradients of processes and of
+    accumulated batches are averaged in either case, and log and curves show the mean."""
 
 
 class BceLoss(LossBase):

@@ -11,7 +11,7 @@ from audiotag.configbase import Count, Fraction, NonNegative, NonNegativeCount, 
 Factor = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class Groups(Section):
+class Rates(Section):
     """What all optimisers share: a rate, and what it becomes in parts of the model."""
 
     lr: Positive = 1e-3
@@ -22,6 +22,11 @@ class Groups(Section):
     """Factor on the rate from each layer of the encoder to the one before it, the last having the base rate;
     1 gives all the same. BEiT and MAE lower the last layer once, too: for their values, multiply `lr` by
     `layer_decay` and divide `head_lr_factor` by it."""
+
+
+class Groups(Rates):
+    """What optimisers with weight decay share."""
+
     decay_all: bool = False
     """Weight decay also for norms, biases, positions and tokens (ESPnet's BEATs: true)."""
 
@@ -72,6 +77,43 @@ class Sgd(Groups):
     def _nesterov_has_momentum(self) -> Sgd:
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class ScaledAdam(Rates):
+    """Adam with steps relative to the size of each parameter, which is learnt as well (Zipformer)."""
+
+    name: Literal["scaled_adam"] = "scaled_adam"
+    """Which optimiser."""
+    lr: Positive = 0.045
+    """Base learning rate, relative to the size of each parameter, which the schedule multiplies."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    """Decay rates of the running step and of the running squared gradient."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    clipping_scale: Positive | None = 2.0
+    """The gradient's norm is limited to this times its median over the last updates, in place of
+    `training.clip_norm`, which must be null; null does not clip."""
+    clipping_update_period: Count = 100
+    """Updates of which the median is taken, and between two times that it is; there are first ones after 10,
+    20 and 40 updates."""
+    scalar_lr_scale: Positive = 0.1
+    """Factor on the rate of parameters of one element, and on that of the sizes of all others."""
+    scalar_max: Positive = 10.0
+    """Largest absolute value of parameters of one element."""
+    param_min_rms: Positive = 1e-5
+    """Parameters whose root mean square is smaller move as if it were this."""
+    param_max_rms: Positive = 3.0
+    """Root mean square beyond which the size of a parameter does not grow."""
+    size_update_period: Count = 4
+    """Updates between two changes of the sizes."""
+
+    @model_validator(mode="after")
+    def _rms_has_a_range(self) -> ScaledAdam:
+        if self.param_min_rms >= self.param_max_rms:
+            raise ValueError(
+                f"param_min_rms {self.param_min_rms:g} is not below param_max_rms {self.param_max_rms:g}"
+            )
         return self
 
 
@@ -190,13 +232,31 @@ class ExponentialSchedule(Warmup):
     """Lowest rate over the base rate."""
 
 
-Optimizer = Annotated[AdamW | Adam | Sgd, Field(discriminator="name")]
+class EdenSchedule(Section):
+    """Falls with the roots of updates and epochs, (1 + (updates / lr_batches)^2)^(-1/4) times
+    (1 + (epochs / lr_epochs)^2)^(-1/4), times a warm-up: icefall's Eden."""
+
+    name: Literal["eden"] = "eden"
+    """Which schedule."""
+    lr_batches: Positive = 7500.0
+    """Updates from about which on the rate falls. Those that were really made are counted, with the present
+    one, by however many processes and of however many batches (`training.accumulate`)."""
+    lr_epochs: Positive = 3.5
+    """Epochs from about which on the rate falls (icefall's weighted sampling: 15), of those that are done."""
+    warmup_steps: NonNegativeCount = 500
+    """Updates of linear warm-up."""
+    warmup_from: Share = 0.5
+    """Factor on the rate at the start of the warm-up."""
+
+
+Optimizer = Annotated[AdamW | Adam | Sgd | ScaledAdam, Field(discriminator="name")]
 Schedule = Annotated[
     ConstantSchedule
     | LinearSchedule
     | CosineSchedule
     | CosineRestartsSchedule
     | MultistepSchedule
-    | ExponentialSchedule,
+    | ExponentialSchedule
+    | EdenSchedule,
     Field(discriminator="name"),
 ]

@@ -46,6 +46,18 @@ class Swa(Section):
     """The last; null goes on to the end."""
 
 
+class GradScaler(Section):
+    """The scale that keeps gradients within the range of fp16; with other precisions there is none."""
+
+    initial_scale: Positive = 65536.0
+    """Scale at the start (icefall, with its summed loss: 1)."""
+    growth_interval: Count = 2000
+    """Updates without an overflow after which the scale is doubled."""
+    lift: bool = False
+    """Do not let the scale sink, as icefall does: doubled below 8 at every 100th update of an epoch, below 32
+    at every 400th; a warning and a checkpoint below 0.01, the end of training below 0.00001."""
+
+
 class Training(Section):
     """The training loop."""
 
@@ -53,6 +65,8 @@ class Training(Section):
     """Passes over the training clips, or over `samples_per_epoch` of them."""
     amp: Literal["off", "fp16", "bf16"] = "off"
     """Mixed precision; fp16 scales the loss."""
+    grad_scaler: GradScaler = GradScaler()
+    """Scale of the loss in fp16."""
     tf32: bool = True
     """Allow TF32 matrix products on GPUs."""
     compile: Literal["off", "model", "blocks"] = "off"
@@ -64,6 +78,13 @@ class Training(Section):
     """Batches whose gradients are added up before one update."""
     clip_norm: Positive | None = 1.0
     """Largest norm of the gradient; null does not clip."""
+    batch_count: Literal["trained", "configured", "updates"] = "trained"
+    """What the schedules inside an encoder (Zipformer) go by: `trained`, the seconds of audio trained on so
+    far by all processes, with the padding to the longest clip of each batch, over `ref_duration_s`;
+    `configured`, icefall's rule, by which every batch has `data.max_duration_s` seconds, looked at every
+    tenth update; `updates`, their plain number."""
+    ref_duration_s: Positive = 600.0
+    """Seconds of audio that count as one batch."""
     freeze: list[Freeze] = []
     """Parts that are not trained, or not from the start; their dropout is off."""
     ema: Ema | None = None

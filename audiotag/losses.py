@@ -29,10 +29,12 @@ class Loss(nn.Module):
     Args:
         weights: (C,) one for each class.
         label_smoothing: part of each target that is replaced by no knowledge.
+        reduction: `mean`, or the `sum` of all that the mean is taken of.
     """
 
-    def __init__(self, weights: Tensor, label_smoothing: float = 0.0) -> None:
+    def __init__(self, weights: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> None:
         super().__init__()
+        self.reduction = reduction
         self.register_buffer("weights", weights.to(torch.float32))
         self.label_smoothing = label_smoothing
 
@@ -51,8 +53,16 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def reduce(self, terms: Tensor) -> Tensor:
-        """Weighted terms (B,C) to the loss: the mean over clips and classes."""
-        return terms.mean()
+        """Weighted terms (B,C) to the loss: the mean, or the sum, over clips and classes."""
+        return terms.sum() if self.reduction == "sum" else terms.mean()
+
+    def as_mean(self, loss: Tensor, targets: Tensor) -> Tensor:
+        """A loss of these targets as the mean would be, to be compared with others whatever the reduction."""
+        return loss / self.num_terms(targets) if self.reduction == "sum" else loss
+
+    def num_terms(self, targets: Tensor) -> int:
+        """By what the mean divides the sum."""
+        return targets.numel()
 
     def smoothed(self, targets: Tensor) -> Tensor:
         """Targets of separate classes, moved towards 0.5."""
@@ -73,15 +83,20 @@ class Focal(Loss):
     both, t times the one and 1 - t times the other, as binary cross-entropy has it too: that is gamma 0.
 
     Args:
-        weights, label_smoothing: as in `Loss`.
+        weights, label_smoothing, reduction: as in `Loss`.
         gamma: how little easy entries count.
         alpha: weight of positives, 1 - alpha that of negatives; None for 1 and 1.
     """
 
     def __init__(
-        self, weights: Tensor, label_smoothing: float = 0.0, gamma: float = 2.0, alpha: float | None = None
+        self,
+        weights: Tensor,
+        label_smoothing: float = 0.0,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+        reduction: str = "mean",
     ) -> None:
-        super().__init__(weights, label_smoothing)
+        super().__init__(weights, label_smoothing, reduction)
         self.gamma = gamma
         self.of_positives, self.of_negatives = (1.0, 1.0) if alpha is None else (alpha, 1.0 - alpha)
 
@@ -112,8 +127,11 @@ class CrossEntropy(Loss):
         return -(targets + self.label_smoothing * (even - targets)) * log_p
 
     def reduce(self, terms: Tensor) -> Tensor:
-        """Weighted terms (B,C) to the loss: summed over classes, mean over clips."""
-        return terms.sum(dim=1).mean()
+        """Weighted terms (B,C) to the loss: summed over classes, mean or sum over clips."""
+        return super().reduce(terms.sum(dim=1))
+
+    def num_terms(self, targets: Tensor) -> int:
+        return len(targets)
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {

@@ -12,10 +12,12 @@ stop-stage | N            | 8                                   | last stage to 
 set        | KEY=VALUE... | (none)                              | override one key of the config, such as optimizer.lr=1e-4; may be repeated
 ngpu       | N            | (number of visible GPUs)            | GPUs, each with one process of training and evaluation; 0 uses the CPU; without GPUs N is a number of CPU processes
 num-nodes  | N            | 1                                   | machines that train together; from 2 on call stage 5 on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set
+max-duration | N          | (as in the config)                  | most seconds of audio of a batch on one process, in place of a number of clips: data.max_duration_s, with data.batch_size null
 nj         | N            | (number of CPU cores, at most 8)    | processes that prepare data
 epoch      | N            | (the last one)                      | evaluate and export this epoch: evaluation.epoch
 avg        | N            | (as in the config)                  | average the weights of this many epochs, ending at the chosen one: evaluation.avg
 best       | -            | no                                  | take the epoch with the best validation metric: evaluation.best
+use-averaged-model | -    | no                                  | with --avg, the mean of the weights over all updates of these epochs in place of that of their checkpoints: evaluation.use_averaged_model
 restart    | -            | no                                  | train afresh; an earlier run of this tag is kept in exp/<tag>.old-<n>
 force      | -            | no                                  | redo the requested stages even when they are done; stage 5 as with --restart
 dry-run    | -            | no                                  | print the commands of the stages and run nothing
@@ -96,7 +98,7 @@ check_options() {
         [[ ${ARGUMENT[$name]} == N && -n ${OPT[$name]} ]] || continue
         [[ ${OPT[$name]} =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "--$name ${OPT[$name]}: expected a whole number"
     done
-    for name in num-nodes nj epoch avg; do
+    for name in num-nodes max-duration nj epoch avg; do
         [[ ${OPT[$name]} != 0 ]] || fail "--$name must be at least 1"
     done
     for name in stage stop-stage; do

@@ -66,6 +66,9 @@ make_overrides() {
     NOISE_GIVEN=no
     SET_ARGUMENTS=()
     [[ -z $CORPUS ]] || SET_ARGUMENTS+=(--set "corpus.dir=$(yaml_text "$CORPUS")")
+    if [[ -n ${OPT[max-duration]} ]]; then
+        SET_ARGUMENTS+=(--set data.batch_size=null --set "data.max_duration_s=${OPT[max-duration]}")
+    fi
     for override in "${SETS[@]}"; do
         case $override in
             corpus.dir=*)
@@ -77,7 +80,7 @@ make_overrides() {
         SET_ARGUMENTS+=(--set "$override")
     done
     # The config may choose weights in other ways, which exclude these.
-    if [[ -n ${OPT[epoch]}${OPT[avg]} || ${OPT[best]} == yes ]]; then
+    if [[ -n ${OPT[epoch]}${OPT[avg]} || ${OPT[best]} == yes || ${OPT[use-averaged-model]} == yes ]]; then
         for override in best_k checkpoints between; do
             SET_ARGUMENTS+=(--set "evaluation.$override=null")
         done
@@ -88,6 +91,9 @@ make_overrides() {
         SET_ARGUMENTS+=(--set evaluation.epoch=null --set evaluation.best=true)
     fi
     [[ -z ${OPT[avg]} ]] || SET_ARGUMENTS+=(--set "evaluation.avg=${OPT[avg]}")
+    if [[ ${OPT[use-averaged-model]} == yes ]]; then
+        SET_ARGUMENTS+=(--set evaluation.weights=model --set evaluation.use_averaged_model=true)
+    fi
 }
 
 # Print a path as --set takes it: in quotes where YAML would read a comment in it.

@@ -7,6 +7,8 @@ import pytest
 from audiotag.configfile import load_config
 from audiotag.errors import ConfigError
 
+AVERAGED = ("training.running_average={}", "evaluation.use_averaged_model=true")
+
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
@@ -23,6 +25,15 @@ from audiotag.errors import ConfigError
             "leave weights at null",
         ),
         (["evaluation.weights=ema"], "training.ema is not set"),
+        (
+            ["evaluation.use_averaged_model=true"],
+            "use_averaged_model takes the running_average of the weights",
+        ),
+        ([*AVERAGED, "evaluation.best_k=2"], "use_averaged_model and best_k exclude"),
+        ([*AVERAGED, "evaluation.weights=ema", "training.ema={}"], "leave weights at model"),
+        ([*AVERAGED, "evaluation.epoch=4", "evaluation.avg=4"], "set avg to less than epoch"),
+        ([*AVERAGED, "evaluation.avg=10"], "evaluation.avg 10 and the epoch before them"),
+        ([*AVERAGED, "evaluation.avg=3", "training.keep_last=3"], "keeps too few checkpoints"),
         (["training.validate_weights=swa"], "training.swa is not set"),
         (["training.swa.first_epoch=11"], "first_epoch 11 comes after"),
         (["training.swa={first_epoch: 5, last_epoch: 4}"], "first_epoch 5 comes after"),
@@ -46,6 +57,8 @@ def test_choices_that_cannot_be_met_are_refused(overrides, message):
         ["training.running_average={}", "evaluation.between=[a, b]", "evaluation.weights=running_average"],
         ["training.swa={first_epoch: 10, last_epoch: 10}", "training.validate_weights=swa"],
         ["training.swa={first_epoch: 1, last_epoch: 99}"],
+        [*AVERAGED, "evaluation.avg=9"],
+        [*AVERAGED, "evaluation.avg=3", "training.keep_last=4", "evaluation.best=true"],
     ],
 )
 def test_choices_that_can_be_met_are_taken(overrides):

@@ -316,3 +316,17 @@ def test_what_is_trained_is_measured(section):
         optimizer.step()
     summary = compute_metrics((inputs @ weights).detach().numpy(), targets.numpy()).summary
     assert summary["accuracy"] == summary["mAP"] == summary["top1_in_labels"] == 1.0
+
+
+@pytest.mark.parametrize("section", KINDS, ids=str)
+def test_the_sum_is_the_mean_times_what_it_is_taken_of(section):
+    logits, targets = logits_of(), one_hot()
+    mean, total = loss_of(section), loss_of({**section, "reduction": "sum"})
+    terms = len(targets) if section["name"] == "ce" else targets.numel()
+    torch.testing.assert_close(total(logits, targets), terms * mean(logits, targets))
+    # What the log shows.
+    torch.testing.assert_close(total.as_mean(total(logits, targets), targets), mean(logits, targets))
+    torch.testing.assert_close(mean.as_mean(mean(logits, targets), targets), mean(logits, targets))
+    # A batch in two halves has the sum of their sums.
+    halves = total(logits[:2], targets[:2]) + total(logits[2:], targets[2:])
+    torch.testing.assert_close(halves, total(logits, targets))

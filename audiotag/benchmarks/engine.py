@@ -147,6 +147,7 @@ class BareLoop:
         twin = open_trainer(config, data_dir, exp_dir, world)
         twin.log.close()
         twin.set_modes()
+        twin.learner.set_batch_count(0.0)
         self.model, self.loss = twin.tagger, twin.learner.loss
         self.optimizer, self.scaler = twin.learner.optimizer, twin.learner.scaler
         self.autocast, self.clip_norm = twin.learner.autocast, twin.learner.clip_norm

@@ -141,6 +141,14 @@ class BatchPlan:
         """How many batches an epoch has over all ranks, before those of a last round are split."""
         return len(self._base(epoch))
 
+    def padded_durations(self, epoch: int) -> np.ndarray:
+        """Seconds (M,) that each of an epoch's base batches fills: its clips times the longest of them."""
+        base = self._base(epoch)
+        ordered = np.argsort(base.starts, kind="stable")
+        longest = np.empty(len(base))
+        longest[ordered] = np.maximum.reduceat(self.durations.take(base.order), base.starts[ordered])
+        return longest * (base.ends - base.starts)
+
     def substitutes(self, epoch: int, clip_key: int, count: int) -> np.ndarray:
         """Positions (count,) to take, one after the other, for a clip of an epoch that cannot be read.
 

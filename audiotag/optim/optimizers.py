@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from audiotag.optim.groups import parameter_groups
+from audiotag.optim.scaled_adam import ScaledAdam
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 FUSED_ON = ("cpu", "cuda")
@@ -21,6 +22,8 @@ def build_optimizer(section: dict[str, Any], tagger: nn.Module) -> torch.optim.O
     `lr` are base rates, which a schedule multiplies.
     """
     settings = dict(section)
+    if section["name"] == "scaled_adam":
+        return scaled_adam(settings, tagger)
     optimizer_class = OPTIMIZERS[settings.pop("name")]
     groups = parameter_groups(tagger, **{key: settings.pop(key) for key in GROUP_KEYS})
     if "betas" in settings:
@@ -29,3 +32,14 @@ def build_optimizer(section: dict[str, Any], tagger: nn.Module) -> torch.optim.O
         # One kernel for all tensors of a group; that of SGD fails once frozen ones among them are trained.
         settings["fused"] = all(parameter.device.type in FUSED_ON for parameter in tagger.parameters())
     return optimizer_class(groups, **settings)
+
+
+def scaled_adam(settings: dict[str, Any], tagger: nn.Module) -> ScaledAdam:
+    """ScaledAdam, which has no weight decay: parameters are in groups by their rates alone."""
+    del settings["name"]
+    rates = {key: settings.pop(key) for key in GROUP_KEYS if key in settings}
+    groups = parameter_groups(tagger, **rates, weight_decay=0.0, decay_all=True)
+    for group in groups:
+        del group["weight_decay"]
+    settings["betas"] = tuple(settings["betas"])
+    return ScaledAdam(groups, **settings, names={p: name for name, p in tagger.named_parameters()})

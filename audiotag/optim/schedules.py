@@ -10,6 +10,8 @@ from 0; an epoch ends with each `steps_per_epoch` of them. Where libraries diffe
 - By default the first of n warm-up updates gets 1/n and the last the base rate, so that none is lost to a
   rate of 0. With `warmup_from: 0` rates are those of `transformers`, whose first is 0; it rounds a warm-up
   ratio up to whole updates, which here is rounded to the nearest.
+
+`eden.py` has a schedule that goes by the updates that were really made.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from audiotag.errors import ConfigError
+from audiotag.optim.eden import Eden
 from audiotag.optim.warmup import Warmup, read_warmup
 
 Schedule = Callable[[int], float]
@@ -112,6 +115,12 @@ def exponential(section: dict[str, Any], total_steps: int, steps_per_epoch: int)
     return lambda step: warmup.rate(step) * max(decay ** (step // steps_per_epoch), final)
 
 
+def eden(section: dict[str, Any], total_steps: int, steps_per_epoch: int) -> Schedule:
+    """Roots of the updates and of the epochs."""
+    settings = {key: value for key, value in section.items() if key != "name"}
+    return Eden(**settings, steps_per_epoch=steps_per_epoch)
+
+
 def after(warmup: Warmup, shape: Schedule) -> Schedule:
     """The warm-up, then a shape that counts from its end."""
     return lambda step: warmup.rate(step) if step < warmup.steps else shape(step - warmup.steps)
@@ -134,4 +143,5 @@ SCHEDULES = {
     "cosine_restarts": cosine_restarts,
     "multistep": multistep,
     "exponential": exponential,
+    "eden": eden,
 }

@@ -69,13 +69,14 @@ class ChosenWeights:
 def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     """The weights of a run's checkpoints that are asked for, averaged where several are."""
     chosen = choose_files(exp_dir, choice)
-    taken = mean_between(*chosen.paths) if choice.between else mean_of_files(chosen.paths, choice.weights)
+    between = choice.between is not None or choice.use_averaged_model
+    taken = mean_between(*chosen.paths) if between else mean_of_files(chosen.paths, choice.weights)
     measured = set(taken.measured.values())
     averaged = {shown_name(path, exp_dir): origin for path, origin in taken.averaged.items()}
     files = {shown_name(path, exp_dir): file_digest(path) for path in chosen.paths}
     heavy = ("model", "averages", "optimizer", "scaler")
     return ChosenWeights(
-        name=chosen.name if choice.between else chosen.name + SUFFIXES[taken.kind],
+        name=chosen.name if between else chosen.name + SUFFIXES[taken.kind],
         weights=taken.weights,
         checkpoint={key: value for key, value in taken.state.items() if key not in heavy},
         files=list(files),
@@ -86,7 +87,7 @@ def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
         or any(one.get("by_stopping") for one in averaged.values()),
         kind=taken.kind,
         measured=measured.pop() if len(measured) == 1 else None,
-        between=choice.between is not None,
+        between=between,
         averaged=averaged,
     )
 
@@ -150,6 +151,12 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
         "--avg", type=positive, metavar="N", help="the mean of N epochs that end at the chosen one"
     )
     group.add_argument(
+        "--use-averaged-model",
+        action="store_true",
+        help="with --avg N: the mean over all updates of these epochs, from running averages, in place of "
+        "that of their checkpoints",
+    )
+    group.add_argument(
         "--weights",
         choices=["model", "ema", "running_average", "swa"],
         help="the trained weights, or an average of them that training kept; unless given, here or in the "
@@ -168,13 +175,16 @@ def weight_overrides(args: argparse.Namespace) -> list[str]:
         given = {**none, "epoch": args.epoch, "best": args.best}
     elif args.best_k or args.checkpoints or args.between:
         several = {"best_k": args.best_k, "checkpoints": args.checkpoints, "between": args.between}
-        given = {**none, **several, "avg": 1}
+        given = {**none, **several, "avg": 1, "use_averaged_model": False}
     elif args.avg:
         given = dict.fromkeys(("best_k", "checkpoints", "between"))
-    if args.between:
+    if args.between or args.use_averaged_model:
         given["weights"] = None
+    if args.use_averaged_model:
+        given |= {"use_averaged_model": True} | dict.fromkeys(("best_k", "checkpoints", "between"))
     if args.avg:
         given["avg"] = args.avg
     if args.weights:
         given["weights"] = args.weights
+        given.setdefault("use_averaged_model", False)
     return [f"evaluation.{key}={json.dumps(value)}" for key, value in given.items()]

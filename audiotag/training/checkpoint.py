@@ -6,10 +6,12 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     averages          averages of the weights by kind (ema, running_average, swa), in float64
     optimizer         state of the optimiser
     scaler            state of the fp16 loss scaler (empty without fp16)
-    position          {"epoch", "batch", "step", "world_size", "validated_step", "steps_per_epoch",
-                      "base_batches"}: epochs finished, base batches of the next one done over all processes,
-                      updates done, by how many processes, and at which update validation was last; updates
-                      of an epoch as the schedule counts them; base batches that the next epoch has in all
+    encoder_training  by process: what the encoder remembers of its training, if it does
+    position          {"epoch", "batch", "step", "world_size", "validated_step", "trained_ms",
+                      "steps_per_epoch", "base_batches"}: epochs finished, base batches of the next one done
+                      over all processes, updates done, by how many processes, at which update validation was
+                      last, and milliseconds of audio that were trained on, padding included; updates of an
+                      epoch as the schedule counts them; base batches that the next epoch has in all
     best              {"metric", "value", "epoch", "step", "file"} so far, or None
     validations       what validation found so far: a list of {"file", "epoch", "step", "value"}
     meter             by process: sums of the log line that the next updates complete

@@ -20,6 +20,7 @@ from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
 from audiotag.losses import build_loss
 from audiotag.tagger import Tagger, build_tagger
+from audiotag.training.batchcount import set_batch_count
 from audiotag.training.checkpoint import load_weights
 from audiotag.training.finitewatch import Finding, bad_clips, count_bad, owner, watch
 
@@ -111,6 +112,7 @@ def dump(
     scale: float = 1.0,
     group_size: int | None = None,
     finding: Finding | None = None,
+    batch_count: float | None = None,
 ) -> None:
     """Write down what `replay` needs to compute an update once more.
 
@@ -120,6 +122,7 @@ def dump(
         config: the resolved configuration.
         step: number of the update.
         finding: what was found, for whoever opens the file.
+        batch_count: what the encoder was told, if it is told any.
     """
     state = {
         "format": FORMAT,
@@ -134,6 +137,7 @@ def dump(
         "scale": float(scale),
         "group_size": group_size or len(inputs),
         "finding": asdict(finding) if finding else None,
+        "batch_count": batch_count,
     }
     with atomic_write(path, "wb") as file:
         torch.save(state, file)
@@ -153,6 +157,8 @@ def replay(path: Path, device: torch.device | str = "cpu") -> Finding | None:
     for name, module in tagger.named_modules():
         if name in resting:
             module.training = False
+    if state.get("batch_count") is not None:
+        set_batch_count(tagger, state["batch_count"])
     # The weights of the classes come with the dump, wherever they were from.
     loss = build_loss({**config["loss"], "class_weights": "none"}, labels).to(device)
     loss.load_state_dict(state["loss"])

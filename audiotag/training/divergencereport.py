@@ -56,6 +56,7 @@ def report_divergence(
                 step=step,
                 scale=scale,
                 finding=finding,
+                batch_count=learner.batch_count,
             )
         except OSError as error:
             logger.error("nothing to replay was written: %s", describe(error)[0])

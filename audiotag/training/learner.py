@@ -14,7 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
+from audiotag.losses import Loss
 from audiotag.tagger import Tagger
+from audiotag.training.batchcount import set_batch_count
 from audiotag.training.divergence import StepInput
 from audiotag.training.stepflags import StepFlags
 
@@ -48,6 +50,7 @@ class Learner:
         world: the processes.
         amp: precision of the forward pass: off, fp16 or bf16.
         clip_norm: largest norm of the gradient; None does not clip.
+        grad_scaler: `initial_scale` and `growth_interval` of fp16; None for torch's.
         lagged: whether to learn one update late of what other processes and the GPU know, see `StepFlags`;
             None does so where it saves time and the optimiser can keep the weights meanwhile.
     """
@@ -55,12 +58,13 @@ class Learner:
     def __init__(
         self,
         tagger: Tagger,
-        loss: nn.Module,
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
         world: World,
         *,
         amp: str = "off",
         clip_norm: float | None = None,
+        grad_scaler: dict[str, Any] | None = None,
         lagged: bool | None = None,
     ) -> None:
         self.tagger = tagger
@@ -70,7 +74,15 @@ class Learner:
         self.amp = amp
         self.amp_dtype = AMP_DTYPES[amp]
         self.clip_norm = clip_norm or float("inf")
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp == "fp16")
+        scale = grad_scaler or {"initial_scale": 65536.0, "growth_interval": 2000}
+        self.growth_interval = scale["growth_interval"]
+        self.scaler = torch.amp.GradScaler(
+            world.device.type,
+            init_scale=scale["initial_scale"],
+            growth_interval=self.growth_interval,
+            enabled=amp == "fp16",
+        )
+        self.batch_count: float | None = None
         self.model: nn.Module = tagger
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         if lagged is None:
@@ -91,7 +103,7 @@ class Learner:
             )
 
     def add_gradient(self, inputs: StepInput, group_size: int, last: bool) -> Tensor:
-        """Add the gradient of one of the `group_size` batches of an update; returns the loss.
+        """Add the gradient of one of the `group_size` batches of an update; returns the loss as a mean.
 
         Gradients are exchanged between processes only with the `last` one.
         """
@@ -102,7 +114,12 @@ class Learner:
             loss = self.loss(logits, inputs.targets)
             self.scaler.scale(loss / group_size).backward()
         self._losses.append(loss.detach())
-        return loss.detach()
+        return self.loss.as_mean(loss.detach(), inputs.targets)
+
+    def set_batch_count(self, count: float) -> None:
+        """Tell the encoder how far training is, if it wants to know."""
+        if set_batch_count(self.tagger, count):
+            self.batch_count = count
 
     def update(self, factor: float, stop: bool = False) -> Outcome:
         """Change the weights by the gradients that were added up, and clear them.
@@ -149,8 +166,8 @@ class Learner:
                 group.update(own)
         else:
             logger.warning("the optimiser is of another kind than in the checkpoint: its state begins anew")
-        if state["scaler"]:  # empty where training was not in fp16 before
-            self.scaler.load_state_dict(state["scaler"])
+        if scaler := state["scaler"]:  # empty where training was not in fp16 before
+            self.scaler.load_state_dict({**scaler, "growth_interval": self.growth_interval})
 
     def _step(self) -> None:
         if self.flags.lagged and not self.scaler.is_enabled():

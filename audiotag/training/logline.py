@@ -17,6 +17,7 @@ def format_log(epoch: int, step: int, values: dict[str, float]) -> str:
         figure(values, "train/loss", "loss {:.4f}"),
         learning_rates(values),
         figure(values, "train/grad_norm", "grad norm {:.3g}"),
+        figure(values, "clip/percent_clipped", "{:.0f}% clipped"),
         figure(values, "train/scale", "scale {:g}"),
         figure(values, "train/clips_per_s", "{:.1f} clips/s"),
         figure(values, "train/data_wait", "waiting for data {:.0%}"),

@@ -16,12 +16,14 @@ class Position:
         batch: base batches of the next epoch that are done, over all processes; 0 at an epoch's end.
         step: updates done.
         validated_step: update after which validation was last; None before the first.
+        trained_ms: milliseconds of audio trained on over all processes, padding included.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     validated_step: int | None = None
+    trained_ms: int = 0
 
 
 def group_sizes(batches: int, accumulate: int) -> list[int]:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.data.batching import BatchPlan
+from audiotag.distributed import World
+from audiotag.training.batchcount import BatchCount
 from audiotag.training.checkpoint import load_weights
+from audiotag.training.encoderstate import restore_training_state
 from audiotag.training.learner import Learner
 from audiotag.training.position import Position
 from audiotag.training.scoreboard import Scoreboard
@@ -22,6 +25,7 @@ def restore_parts(
     learner: Learner,
     averages: WeightAverages,
     scoreboard: Scoreboard,
+    world: World,
 ) -> None:
     """Bring the parts of a run to where a checkpoint was written; they, and nothing on disk, are changed.
 
@@ -29,14 +33,16 @@ def restore_parts(
         state: the checkpoint.
         source: its file, for messages.
         learner, averages, scoreboard: of the run that goes on.
+        world: its processes.
     """
     load_weights(learner.tagger, state["model"], source)
     learner.load_state_dict(state)
+    restore_training_state(learner.tagger, state, world)
     averages.load_state_dict(state.get("averages", {}))
     scoreboard.restore(state)
 
 
-def restored_position(state: dict[str, Any], plan: BatchPlan) -> Position:
+def restored_position(state: dict[str, Any], plan: BatchPlan, batch_count: BatchCount) -> Position:
     """Where the run goes on in a plan, which may be another one than that of the checkpoint."""
     stored = state["position"]
     position = Position(
@@ -44,7 +50,10 @@ def restored_position(state: dict[str, Any], plan: BatchPlan) -> Position:
         batch=stored["batch"],
         step=stored["step"],
         validated_step=stored.get("validated_step", stored["step"]),
+        trained_ms=stored.get("trained_ms", 0),
     )
+    if "trained_ms" not in stored:
+        position.trained_ms = batch_count.estimate_ms(position.epoch, position.batch)
     before = stored.get("base_batches")
     if position.batch == 0 or before is None:
         return position

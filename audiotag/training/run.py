@@ -29,6 +29,7 @@ from audiotag.provenance import collect_provenance
 from audiotag.tagger import Tagger, build_frontend, build_tagger
 from audiotag.training.acceleration import accelerate
 from audiotag.training.autobatch import largest_duration
+from audiotag.training.batchcount import BatchCount
 from audiotag.training.classweights import class_counts
 from audiotag.training.flops import BatchFlops, peak_flops
 from audiotag.training.keeper import CheckpointKeeper
@@ -107,7 +108,7 @@ def prepare_trainer(
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
     parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world, state)
     if state is not None:
-        restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"])
+        restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)
     done = state["position"]["step"] if state else 0
     profiler = make_profiler(options.profile, exp_dir / "profile", world, done=done)
     # All is known to be well: from here on the folder is written to.
@@ -134,12 +135,13 @@ def prepare_trainer(
         settings=record["config"]["training"],
         seed=config.seed,
         world=world,
+        batch_count=BatchCount(plan, config, world.size),
         log=RunLog(meter, flops, writer, profiler, world, settings.max_overflows),
         stop=stop,
         go_on=options.go_on(),
     )
     if state is not None:
-        trainer.go_back(restored_position(state, plan), state.get("meter"))
+        trainer.go_back(restored_position(state, plan, trainer.batch_count), state.get("meter"))
     return trainer
 
 
@@ -174,7 +176,13 @@ def build_parts(
     total_steps = config.training.epochs * steps_per_epoch
     return {
         "learner": Learner(
-            tagger, loss, optimizer, world, amp=settings["amp"], clip_norm=settings["clip_norm"]
+            tagger,
+            loss,
+            optimizer,
+            world,
+            amp=settings["amp"],
+            clip_norm=settings["clip_norm"],
+            grad_scaler=settings["grad_scaler"],
         ),
         "schedule": build_schedule(section["schedule"], total_steps, steps_per_epoch),
         "steps_per_epoch": steps_per_epoch,
@@ -283,7 +291,9 @@ def retention(config: Config) -> Retention:
     """Which checkpoints stay."""
     settings = config.training
     best = max(settings.keep_best, config.evaluation.best_k or 0)
-    return Retention(settings.keep_last, settings.keep_last_steps, best, config.evaluation.avg - 1)
+    # The mean between checkpoints also takes the one before the epochs that it is of.
+    before = config.evaluation.avg - (not config.evaluation.use_averaged_model)
+    return Retention(settings.keep_last, settings.keep_last_steps, best, before)
 
 
 def write_config(config: Config, record: dict[str, Any], exp_dir: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from audiotag.distributed import World
 from audiotag.errors import TrainingError
+from audiotag.optim.scaled_adam import ScaledAdam
 from audiotag.training.divergence import StepInput
 from audiotag.training.flops import BatchFlops
 from audiotag.training.learner import Learner, Outcome
@@ -75,6 +76,13 @@ class RunLog:
         values["train/lr"] = groups[0]["lr"]
         if len(groups) > 1:
             values |= {f"lr/{group['name']}": group["lr"] for group in groups}
+        if learner.batch_count is not None:
+            values["train/batch_count"] = learner.batch_count
+        if isinstance(learner.optimizer, ScaledAdam):
+            figures, remarks = learner.optimizer.report()
+            values |= {f"clip/{name}": value for name, value in figures.items()}
+            for remark in remarks:
+                logger.info("before update %d %s", step, remark)
         if learner.scaler.is_enabled():
             values["train/scale"] = learner.scaler.get_scale()
             self._check_overflows(step)

@@ -21,17 +21,21 @@ from audiotag.data.batching import BatchPlan
 from audiotag.distributed import World
 from audiotag.errors import StoppedBySignal, TrainingError, describe
 from audiotag.logs import progress
+from audiotag.optim.eden import Eden
 from audiotag.optim.freezing import Freezer
 from audiotag.optim.schedules import Schedule
 from audiotag.tagger import Tagger
+from audiotag.training.batchcount import BatchCount
 from audiotag.training.checkpoint import epoch_path, step_path
 from audiotag.training.divergence import StepInput
 from audiotag.training.divergencereport import report_divergence
+from audiotag.training.encoderstate import gather_training_state
 from audiotag.training.keeper import CheckpointKeeper
 from audiotag.training.learner import Learner
 from audiotag.training.position import Position, derive_seed, group_sizes, stretch_ends
 from audiotag.training.prefetch import prefetch
 from audiotag.training.runlog import RunLog
+from audiotag.training.scalercare import ScalerCare
 from audiotag.training.scoreboard import Scoreboard
 from audiotag.training.signals import StopRequest
 from audiotag.training.validation import Validation
@@ -58,6 +62,7 @@ class Trainer:
         settings: the `training` section of the configuration.
         seed: what every random choice derives from.
         world: the processes of the run.
+        batch_count: counts the audio that is trained on, for schedules inside the encoder.
         log: log lines, TensorBoard and the profiler.
         stop: tells whether a signal asked to stop.
         go_on: how a run that was stopped goes on, in words.
@@ -80,6 +85,7 @@ class Trainer:
         settings: dict[str, Any],
         seed: int,
         world: World,
+        batch_count: BatchCount,
         log: RunLog,
         stop: StopRequest,
         go_on: str = "the same command goes on from there",
@@ -99,6 +105,8 @@ class Trainer:
         self.settings = settings
         self.seed = seed
         self.world = world
+        self.batch_count = batch_count
+        self.scaler_care = ScalerCare(learner.scaler, settings["grad_scaler"]["lift"])
         self.log = log
         self.stop = stop
         self.go_on = go_on
@@ -162,10 +170,11 @@ class Trainer:
         with contextlib.closing(prefetch(shown, self.world.device)) as batches:
             for number, size in enumerate(sizes, start=done + 1):
                 self.update(batches, epoch, size)
+                keep = self.scaler_care.after_update(number - 1)
                 if number in log_after:
                     self.log.write(epoch, self.position.step, self.learner)
                 if number < done + len(sizes):
-                    self.inside_epoch()
+                    self.inside_epoch(keep)
                     if self.has_stalled():
                         return
         self.end_epoch(epoch)
@@ -186,19 +195,20 @@ class Trainer:
         if len(self.recent) > 1:
             self.recent.pop(0)
         self.recent.append([])
+        self.learner.set_batch_count(self.batch_count.value(self.position))
         for index in range(size):
             inputs, wait_s, replaced = self.next_inputs(batches, epoch, index)
             self.recent[-1].append(inputs)
             loss = self.learner.add_gradient(inputs, size, last=index == size - 1)
             self.log.add_batch(loss, inputs, wait_s, replaced)
-        outcome = self.learner.update(self.schedule(self.schedule_step()), self.stop.name is not None)
+        outcome = self.learner.update(self.rate_factor(), self.stop.name is not None)
         if outcome.bad:
             lagged = self.learner.flags.lagged
             self.diverged(self.recent[0 if lagged else -1], self.position.step + (0 if lagged else 1))
         self.position.step += 1
-        self.position.batch = min(
-            self.position.batch + size * self.world.size, self.plan.num_base_batches(epoch - 1)
-        )
+        first = self.position.batch
+        self.position.batch = min(first + size * self.world.size, self.plan.num_base_batches(epoch - 1))
+        self.position.trained_ms += self.batch_count.trained_ms(epoch - 1, first, self.position.batch)
         self.stopping = outcome.stop
         self.averages.update(self.position.step)
         self.log.add_update(outcome, self.position.step)
@@ -216,6 +226,12 @@ class Trainer:
         seed = derive_seed(self.seed, epoch, base_batch, 0)
         return StepInput(features, lengths, targets, batch["ids"], seed), wait_s, batch["num_replaced"]
 
+    def rate_factor(self) -> float:
+        """The factor on the base rates at the coming update."""
+        if isinstance(self.schedule, Eden):
+            return self.schedule.at(self.position.step + 1, self.position.epoch)
+        return self.schedule(self.schedule_step())
+
     def schedule_step(self) -> int:
         """The update by which the schedule counts: by the share of the epoch that is done, since the number
         of updates changes with that of the processes."""
@@ -223,12 +239,13 @@ class Trainer:
         done = self.steps_per_epoch * position.batch // self.plan.num_base_batches(position.epoch)
         return self.steps_per_epoch * position.epoch + done
 
-    def inside_epoch(self) -> None:
-        """What is due after an update that is not the last of its epoch."""
+    def inside_epoch(self, keep: bool = False) -> None:
+        """What is due after an update that is not the last of its epoch; a checkpoint also where one should
+        be kept."""
         if self.stopping:
             self.leave()
         every = self.settings["save_every_steps"]
-        if not self.validate_if_due() and every and self.position.step % every == 0:
+        if not self.validate_if_due() and (keep or (every and self.position.step % every == 0)):
             self.save({})
 
     def end_epoch(self, epoch: int) -> None:
@@ -286,6 +303,7 @@ class Trainer:
         """Have this moment's checkpoint written, while training goes on."""
         self.settle()
         meters = self.world.gather(self.log.state_dict())
+        encoder_state = gather_training_state(self.tagger, self.world)
         if not self.world.is_main:
             return
         self.log.flush()
@@ -294,6 +312,7 @@ class Trainer:
             "model": self.tagger.state_dict(),
             "averages": self.averages.state_dict(),
             **self.learner.state_dict(),
+            **encoder_state,
             "position": {
                 **asdict(position),
                 "world_size": self.world.size,

@@ -17,6 +17,7 @@ from audiotag.optim.freezing import Freezer
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.tagger import build_tagger
 from audiotag.training.acceleration import accelerate
+from audiotag.training.batchcount import LATE
 from audiotag.training.divergence import StepInput
 from audiotag.training.learner import Learner
 from audiotag.training.weightaverages import WeightAverages
@@ -54,6 +55,7 @@ class Trial:
             amp=settings["amp"],
             clip_norm=settings["clip_norm"],
         )
+        self.learner.set_batch_count(LATE)
         self.averages = WeightAverages(
             self.tagger, settings["ema"], settings["running_average"], settings["swa"]
         )

@@ -42,6 +42,8 @@ def choose_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
     if choice.between:
         start, end = (find(exp_dir, name) for name in choice.between)
         return ChosenFiles(f"between-{short_name(start, exp_dir)}-{short_name(end, exp_dir)}", [start, end])
+    if choice.use_averaged_model:
+        return averaged_model_files(exp_dir, choice)
     if choice.checkpoints:
         chosen = named_files(exp_dir, choice.checkpoints)
     elif choice.best_k:
@@ -58,6 +60,35 @@ def choose_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
         paths = epochs_up_to(exp_dir, last, choice.avg)
         chosen = ChosenFiles(f"epoch{last}", paths, at_the_end=choice.epoch is None)
     return replace(chosen, name=f"{chosen.name}-avg{choice.avg}") if choice.avg > 1 else chosen
+
+
+def averaged_model_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
+    """The checkpoint before the chosen epochs and the one at their end, for the mean of what lies between."""
+    if choice.best:
+        end = files_to_the_best(exp_dir, 1)
+        if not (match := EPOCH_NAME.fullmatch(end.paths[0].name)):
+            raise CheckpointError(
+                f"{exp_dir}: the best checkpoint is {end.paths[0].name}, inside an epoch, where no average "
+                "of epochs ends: choose an epoch, or name two checkpoints with evaluation.between"
+            )
+        last = int(match.group(1))
+    else:
+        last = choice.epoch or existing_epochs(exp_dir)[-1]
+        end = ChosenFiles(f"epoch{last}", epochs_up_to(exp_dir, last, 1))
+    start = last - choice.avg
+    if start < 1:
+        raise CheckpointError(
+            f"the averaged model of --avg {choice.avg} up to epoch {last} begins after epoch {start}, which "
+            "has no checkpoint: choose a smaller --avg (the mean from the beginning is --weights "
+            "running_average)"
+        )
+    if start not in existing_epochs(exp_dir):
+        raise CheckpointError(
+            f"{exp_dir} has no checkpoint of epoch {start}, after which the averaged model begins; there are "
+            f"{', '.join(map(str, existing_epochs(exp_dir)))} (training.keep_last decides how many are kept)"
+        )
+    name = f"{end.name}-avg{choice.avg}-averaged-model"
+    return ChosenFiles(name, [epoch_path(exp_dir, start), *end.paths], end.by_validation)
 
 
 def existing_epochs(exp_dir: Path) -> list[int]:

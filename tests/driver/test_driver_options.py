@@ -66,6 +66,7 @@ def test_spellings_mean_the_same(drive, spelling):
         (["--stage", "9"], "--stage 9: stages are 0 to 8"),
         (["--stage", "5", "--stop-stage", "3"], "--stage 5 comes after --stop-stage 3"),
         (["--nj", "0"], "--nj must be at least 1"),
+        (["--max-duration", "0"], "--max-duration must be at least 1"),
         (["--epoch", "3", "--best"], "--epoch and --best exclude each other"),
         (["--recipe", "minni"], "unknown recipe 'minni'; there are: audioset mini mydata"),
         (["--recipe", "../egs/mini"], "unknown recipe '../egs/mini'; there are"),
@@ -110,7 +111,9 @@ def test_choices_of_weights_become_settings(drive):
     epoch = drive("--dry-run", "--stage", "6", "--epoch", "7").stdout
     assert "evaluation.epoch=7" in epoch and "evaluation.best=false" in epoch
     average = drive("--dry-run", "--stage", "6", "--avg", "3").stdout
-    for printed in (best, epoch, average):
+    averaged = drive("--dry-run", "--stage", "6", "--epoch", "7", "--avg", "3", "--use-averaged-model").stdout
+    assert "evaluation.use_averaged_model=true" in averaged and "evaluation.weights=model" in averaged
+    for printed in (best, epoch, average, averaged):
         for other in ("best_k", "checkpoints", "between"):
             assert f"evaluation.{other}=null" in printed
     assert "evaluation." not in drive("--dry-run", "--stage", "6").stdout
@@ -178,3 +181,10 @@ def test_a_new_recipe_is_a_folder(tree, drive):
     add_recipe(tree, "another", "exit 0\n")
     done = drive("--recipe", "another", "--dry-run", "--stop-stage", "0")
     assert "egs/another" in done.stdout, done.stderr
+
+
+def test_a_duration_takes_the_place_of_a_batch_size(drive):
+    for spelling in (("--max-duration", "1000"), ("--max_duration=1000",)):
+        printed = drive("--dry-run", "--stage", "5", "--stop-stage", "5", *spelling).stdout
+        assert "data.batch_size=null" in printed and "data.max_duration_s=1000" in printed
+    assert "max_duration_s" not in drive("--dry-run", "--stage", "5", "--stop-stage", "5").stdout

@@ -9,7 +9,9 @@ from audiotag.config import Config
 
 def optimizer_section(**settings: Any) -> dict[str, Any]:
     """A complete `optimizer` section."""
-    return Config.model_validate({"optimizer": settings}).optimizer.model_dump()
+    # Not every optimiser leaves clipping to the training loop.
+    whole = {"optimizer": settings, "training": {"clip_norm": None}}
+    return Config.model_validate(whole).optimizer.model_dump()
 
 
 def schedule_section(**settings: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from audiotag.optim.freezing import Freezer
 from audiotag.optim.optimizers import build_optimizer
+from audiotag.optim.scaled_adam import ScaledAdam
 from tests.optim.sections import optimizer_section
 from tests.tiny import tiny_tagger
 
@@ -17,6 +18,7 @@ SECTIONS = {
     "adamw": optimizer_section(name="adamw", lr=1e-2, weight_decay=0.1, layer_decay=0.5, head_lr_factor=3),
     "adam": optimizer_section(name="adam", lr=1e-2, weight_decay=1e-3, layer_decay=0.5),
     "sgd": optimizer_section(name="sgd", lr=1e-2, weight_decay=0.1, head_lr_factor=3, nesterov=True),
+    "scaled_adam": optimizer_section(name="scaled_adam", layer_decay=0.5, clipping_update_period=2),
 }
 
 
@@ -48,6 +50,24 @@ def test_settings_arrive_in_every_group(section, kind, expected):
     for group in optimizer.param_groups:
         assert {key: group[key] for key in expected} == expected
         assert bool(group["fused"]) == (kind is not torch.optim.SGD)
+
+
+def test_settings_of_scaled_adam_arrive_in_groups_by_rate():
+    section = optimizer_section(name="scaled_adam", betas=[0.8, 0.9], layer_decay=0.5, scalar_max=4.0)
+    tagger = tiny_tagger()
+    optimizer = build_optimizer(section, tagger)
+    assert type(optimizer) is ScaledAdam
+    assert [group["name"] for group in optimizer.param_groups][-1] == "head"
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["scalar_max"], group["clipping_scale"]) == ((0.8, 0.9), 4.0, 2.0)
+    plain = build_optimizer(optimizer_section(name="scaled_adam"), tagger)
+    assert [group["name"] for group in plain.param_groups] == ["all"]
+    assert plain.names[tagger.head.bias] == "head.bias"
+
+
+def test_a_range_of_sizes_that_is_empty_is_refused():
+    with pytest.raises(ValueError, match="param_min_rms 4 is not below param_max_rms 3"):
+        optimizer_section(name="scaled_adam", param_min_rms=4.0)
 
 
 def test_nesterov_without_momentum_is_refused():
@@ -120,6 +140,10 @@ def assert_same_state(left, right):
         assert left.keys() == right.keys()
         for key in left:
             assert_same_state(left[key], right[key])
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_same_state(one, other)
     else:
         assert left == right
 

@@ -31,6 +31,7 @@ class Run:
         arguments: of the command.
         processes: how many; torchrun starts them for more than one.
         limits: called in the new process before the command.
+        module: of the command.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class Run:
         *arguments: str,
         processes: int = 1,
         limits: Callable[[], None] | None = None,
+        module: str = "audiotag.bin.train",
     ) -> None:
-        launcher = ["-m", "audiotag.bin.train"]
+        launcher = ["-m", module]
         if processes > 1:
             launcher = [
                 "-m",

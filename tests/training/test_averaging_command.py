@@ -34,6 +34,7 @@ CHOICES = {
     "best_k": None,
     "checkpoints": None,
     "between": None,
+    "use_averaged_model": False,
     "weights": None,
 }
 
@@ -66,6 +67,20 @@ def chosen_by(config: list[str], *arguments: str) -> dict:
         (["best_k=4"], ["--checkpoints", "a=b.pt", "x: 'é'.pt"], {"checkpoints": ["a=b.pt", "x: 'é'.pt"]}),
         (["avg=2"], ["--between", "a.pt", "b.pt"], {"between": ("a.pt", "b.pt")}),
         (["weights=ema"], ["--between", "a.pt", "b.pt"], {"between": ("a.pt", "b.pt")}),
+        (
+            ["weights=ema", "best_k=2"],
+            ["--epoch", "7", "--avg", "3", "--use-averaged-model"],
+            {"epoch": 7, "avg": 3, "use_averaged_model": True},
+        ),
+        (["use_averaged_model=true"], ["--avg", "3"], {"avg": 3, "use_averaged_model": True}),
+        (
+            ["use_averaged_model=true"],
+            ["--best", "--avg", "3"],
+            {"best": True, "avg": 3, "use_averaged_model": True},
+        ),
+        (["use_averaged_model=true", "avg=3"], ["--between", "a.pt", "b.pt"], {"between": ("a.pt", "b.pt")}),
+        (["use_averaged_model=true"], ["--best-k", "4"], {"best_k": 4}),
+        (["use_averaged_model=true"], ["--weights", "ema"], {"weights": "ema"}),
         (["weights=ema"], ["--best-k", "2"], {"best_k": 2, "weights": "ema"}),
         (["weights=ema", "best_k=3"], ["--weights", "swa"], {"best_k": 3, "weights": "swa"}),
     ],

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from audiotag.config import Config
 from audiotag.configevaluation import WeightChoice
 from audiotag.errors import CheckpointError
 from audiotag.training.averaging import choose_weights
-from audiotag.training.checkpoint import load_checkpoint, save_checkpoint, step_path
+from audiotag.training.checkpoint import epoch_path, load_checkpoint, save_checkpoint, step_path
+from audiotag.training.run import retention
 from audiotag.training.weightaverages import WeightAverages
 from tests.tiny import tiny_checkpoint, tiny_config
 
@@ -231,3 +233,66 @@ def test_checkpoints_that_do_not_know_what_is_measured_give_trained_weights(tmp_
     del config["training"]["validate_weights"]
     change(tmp_path / "step-3.pt", config=config, version=1)
     assert choose(tmp_path, checkpoints=["step-3.pt"]).weights["w"].equal(passed[3])
+
+
+def epochs_of_a_walk(exp_dir, steps, best=None):
+    """Checkpoints of epochs that end at these updates; the weights after each update."""
+    passed = walk(exp_dir, max(steps), steps, running_average={"period": 10})
+    for epoch, step in enumerate(steps, start=1):
+        state = load_checkpoint(step_path(exp_dir, step))
+        position = {"epoch": epoch, "batch": 0, "step": step, "world_size": 1}
+        save_checkpoint(epoch_path(exp_dir, epoch), {**state, "position": position, "best": best})
+        step_path(exp_dir, step).unlink()
+    return passed
+
+
+def mean_of(passed, first, last):
+    samples = [passed[step] for step in range(first + 1, last + 1) if step % 10 == 0]
+    return torch.stack(samples).double().mean(dim=0)
+
+
+def test_the_averaged_model_of_the_last_epochs(tmp_path):
+    best = {"metric": "mAP", "value": 0.5, "epoch": 3, "step": 63, "file": "epoch-3.pt"}
+    passed = epochs_of_a_walk(tmp_path, (21, 42, 63, 84, 105), best)
+    for choice, first, last, files in (
+        ({"epoch": 4, "avg": 2}, 42, 84, ["epoch-2.pt", "epoch-4.pt"]),
+        ({"avg": 4}, 21, 105, ["epoch-1.pt", "epoch-5.pt"]),
+        ({"avg": 1}, 84, 105, ["epoch-4.pt", "epoch-5.pt"]),
+        ({"best": True, "avg": 2}, 21, 63, ["epoch-1.pt", "epoch-3.pt"]),
+    ):
+        chosen = choose(tmp_path, use_averaged_model=True, **choice)
+        assert chosen.files == files
+        assert chosen.checkpoint["position"]["step"] == last
+        assert chosen.by_validation == choice.get("best", False)
+        expected = mean_of(passed, first, last)
+        assert torch.allclose(chosen.weights["w"].double(), expected, rtol=1e-6, atol=1e-6)
+    assert chosen.name == "best3-avg2-averaged-model"
+
+
+def test_an_averaged_model_that_cannot_be_had_is_refused(tmp_path):
+    epochs_of_a_walk(tmp_path, (21, 42, 63))
+    with pytest.raises(CheckpointError, match=r"begins after epoch 0, which has no.*smaller --avg"):
+        choose(tmp_path, use_averaged_model=True, avg=3)
+    epoch_path(tmp_path, 1).unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint of epoch 1.*there are 2, 3.*keep_last"):
+        choose(tmp_path, use_averaged_model=True, avg=2)
+    with pytest.raises(CheckpointError, match="no checkpoint of epoch 7"):
+        choose(tmp_path, use_averaged_model=True, epoch=7, avg=2)
+    state = load_checkpoint(epoch_path(tmp_path, 2))
+    save_checkpoint(epoch_path(tmp_path, 2), {**state, "averages": {}})
+    with pytest.raises(CheckpointError, match=r"holds no running_average.*training\.running_average"):
+        choose(tmp_path, use_averaged_model=True, avg=1)
+    best = {"metric": "mAP", "value": 0.5, "epoch": 3, "step": 50, "file": "step-50.pt"}
+    state = load_checkpoint(epoch_path(tmp_path, 3))
+    for path in (epoch_path(tmp_path, 3), step_path(tmp_path, 50)):
+        save_checkpoint(path, {**state, "best": best})
+    with pytest.raises(CheckpointError, match=r"the best checkpoint is step-50\.pt, inside an epoch"):
+        choose(tmp_path, use_averaged_model=True, best=True)
+
+
+def test_the_checkpoint_before_the_best_epochs_is_kept():
+    settings = {"training": {"running_average": {}, "keep_last": 5}, "evaluation": {"avg": 3, "best": True}}
+    for averaged in (False, True):
+        settings["evaluation"]["use_averaged_model"] = averaged
+        kept = retention(Config.model_validate(settings))
+        assert kept.before_best == 2 + averaged

@@ -32,8 +32,14 @@ def test_there_are_checkpoints_inside_epochs(stepped):
     assert names == {f"{name}.pt" for name in ("step-2", "step-4", "step-8", "step-10", "epoch-1", "epoch-2")}
     state = load_checkpoint(stepped / "step-8.pt")
     assert state["position"] == {
-        "epoch": 1, "batch": 4, "step": 8, "world_size": 1, "validated_step": 8,
-        "steps_per_epoch": 6, "base_batches": 12,
+        "epoch": 1,
+        "batch": 4,
+        "step": 8,
+        "world_size": 1,
+        "validated_step": 8,
+        "trained_ms": state["position"]["trained_ms"],
+        "steps_per_epoch": 6,
+        "base_batches": 12,
     }  # fmt: skip
     # Validated every four updates and at the ends of epochs.
     assert [step for step, _ in points(stepped, "valid/mAP")] == [4, 6, 8, 12]

@@ -47,7 +47,11 @@ def test_a_run_leaves_what_the_readme_promises(finished):
         "validated_step": 16,
         "steps_per_epoch": 4,
         "base_batches": None,
+        "trained_ms": state["position"]["trained_ms"],
     }
+    # Padding counts.
+    clip_s, trained_s = state["coverage"]["train"]["duration_s"], state["position"]["trained_ms"] / 1000
+    assert 4 * 36 * clip_s["mean"] <= trained_s + 0.1 <= 4 * 36 * clip_s["max"] + 0.2
     assert set(state["metrics"]) >= {"loss", "mAP", "mAUC", "d_prime", "accuracy"}
     assert state["best"]["metric"] == "mAP"
     assert torch.__version__.startswith(state["provenance"]["torch"])
