@@ -30,7 +30,7 @@ AVERAGED = ("training.running_average={}", "evaluation.use_averaged_model=true")
             "use_averaged_model takes the running_average of the weights",
         ),
         ([*AVERAGED, "evaluation.best_k=2"], "use_averaged_model and best_k exclude"),
-        ([*AVERAGED, "evaluation.weights=ema", "training.ema={}"], "leave weights at model"),
+        ([*AVERAGED, "evaluation.weights=ema", "training.ema={}"], "leave weights at null"),
         ([*AVERAGED, "evaluation.epoch=4", "evaluation.avg=4"], "set avg to less than epoch"),
         ([*AVERAGED, "evaluation.avg=10"], "evaluation.avg 10 and the epoch before them"),
         ([*AVERAGED, "evaluation.avg=3", "training.keep_last=3"], "keeps too few checkpoints"),
