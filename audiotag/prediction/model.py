@@ -38,10 +38,8 @@ def open_model(args: argparse.Namespace, device: str = "cpu") -> TrainedModel:
     overrides = weight_overrides(args)
     if args.model is not None:
         if overrides:
-            option = overrides[0].partition("=")[0].removeprefix("evaluation.").replace("_", "-")
             raise ConfigError(
-                f"--model names one set of weights: options that choose among those of a run, such as "
-                f"--{option}, go with --exp-dir"
+                "--model names one set of weights: options that choose among those of a run go with --exp-dir"
             )
         return load_model(args.model, device)
     config = run_config(args.exp_dir, overrides)
