@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from audiotag.configaugment import Augment
 from audiotag.configbase import (
     Count,
-    Fraction,
     NonNegativeCount,
     Positive,
     Section,
@@ -21,6 +20,7 @@ from audiotag.configbase import (
     Share,
 )
 from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
+from audiotag.configencoder import AstEncoder, Encoder
 from audiotag.configevaluation import Evaluation
 from audiotag.configloss import BceLoss, Loss
 from audiotag.configoptim import AdamW, ConstantSchedule, Optimizer, Schedule
@@ -52,45 +52,6 @@ class Features(Section):
     def _mean_and_std_go_together(self) -> Features:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std must be given together")
-        return self
-
-
-class AstEncoder(Section):
-    """Audio Spectrogram Transformer of any size and stride."""
-
-    name: Literal["ast"] = "ast"
-    """Which encoder."""
-    embed_dim: Count = 768
-    """Width of the transformer."""
-    depth: Count = 12
-    """Number of blocks."""
-    num_heads: Count = 12
-    """Attention heads; must divide `embed_dim`."""
-    mlp_ratio: Positive = 4.0
-    """Hidden width of the feed-forward part over `embed_dim`."""
-    patch_size: Count = 16
-    """Side of the square patches, in mel bins and frames."""
-    freq_stride: Count = 10
-    """Step between patches along frequency."""
-    time_stride: Count = 10
-    """Step between patches along time."""
-    dropout: Fraction = 0.0
-    """Dropout after the position embedding and inside the feed-forward part."""
-    attention_dropout: Fraction = 0.0
-    """Dropout of attention weights."""
-    drop_path: Fraction = 0.0
-    """Stochastic depth: rate at the last block, rising linearly from 0 at the first."""
-    block_norm_eps: Positive = 1e-6
-    """LayerNorm eps inside the blocks (original checkpoints 1e-6, Hugging Face 1e-12)."""
-    final_norm_eps: Positive = 1e-6
-    """LayerNorm eps after the last block (original 1e-6, Hugging Face 1e-12)."""
-    head_norm_eps: Positive = 1e-5
-    """LayerNorm eps before the linear head (original 1e-5, Hugging Face 1e-12)."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> AstEncoder:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
         return self
 
 
@@ -142,7 +103,6 @@ class Data(Section):
 
 
 Corpus = Annotated[AudioSetCorpus | MyDataCorpus, Field(discriminator="name")]
-Encoder = AstEncoder
 
 
 class Config(Section):

@@ -113,6 +113,7 @@ class Frontend(nn.Module):
             mean, std = self.preset.mean, self.preset.std
         self.mean, self.std = (mean, std) if normalize else (None, None)
         self.frame_multiple = 1
+        self.min_frames = 1  # set by the tagger to what its encoder needs
         self.filter_bank = build_filter_bank(self.preset)
 
     def pad_to_multiple(self, seconds: float | None) -> None:
@@ -122,7 +123,9 @@ class Frontend(nn.Module):
 
     def padded_size(self, longest: int) -> int:
         """Frames that a batch is padded or cut to, by those of its longest clip."""
-        return self.target_frames or -(-longest // self.frame_multiple) * self.frame_multiple
+        if self.target_frames:
+            return self.target_frames
+        return -(-max(longest, self.min_frames) // self.frame_multiple) * self.frame_multiple
 
     def num_frames(self, num_samples):
         """Frames of a clip of this many samples; for an int or a tensor."""
@@ -187,7 +190,7 @@ class Frontend(nn.Module):
             features = features.where(inside[:, :, None], self.preset.pad_value)
         missing = size - features.shape[1]
         features = nn.functional.pad(features, (0, 0, 0, missing), value=self.preset.pad_value)
-        return self._normalize(features), frames
+        return self._normalize(features), frames.clamp(min=min(self.min_frames, size))
 
     def _normalize(self, features: Tensor) -> Tensor:
         if self.mean is None:

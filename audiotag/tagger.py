@@ -33,6 +33,8 @@ class Tagger(nn.Module):
         self.labels = labels
         self.frontend = frontend
         self.encoder = encoder
+        # A clip that is too short for the encoder counts as one that ends in silence.
+        frontend.min_frames = getattr(encoder, "min_frames", 1)
         dim = encoder.output_dim
         self.head_norm = nn.Identity() if head_norm_eps is None else nn.LayerNorm(dim, eps=head_norm_eps)
         self.head = nn.Linear(dim, len(labels))

@@ -3,6 +3,12 @@
 Besides `output_dim` an encoder says of itself whether it is `batch_independent`: whether, in evaluation,
 what it makes of a clip depends neither on the other clips of a batch nor on how far the clip is padded, but
 for the rounding of float32 (1e-5 of the largest logit or less).
+
+An encoder may also have
+    min_frames      frames that it needs; the front end of a tagger pads shorter clips to them;
+    blocks, layer_of, num_layers    for what is done layer by layer: compilation, learning rates;
+    set_batch_count(count)          for numbers that follow a schedule in training, told before each update;
+    training_state(), load_training_state(state)    for what checkpoints must hold besides its weights.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from audiotag.encoders.ast import Ast
+from audiotag.encoders.zipformer.encoder import Zipformer
 from audiotag.errors import ConfigError
 
 
@@ -35,4 +42,9 @@ def build_ast(num_mel_bins: int, target_frames: int | None, **kwargs: Any) -> As
     return Ast(input_frames=target_frames, num_mel_bins=num_mel_bins, **kwargs)
 
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"ast": build_ast}
+def build_zipformer(num_mel_bins: int, target_frames: int | None, **kwargs: Any) -> Zipformer:
+    """A Zipformer, which takes clips of any length."""
+    return Zipformer(num_mel_bins=num_mel_bins, **kwargs)
+
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"ast": build_ast, "zipformer": build_zipformer}

@@ -1,0 +1,111 @@
+"""Configuration of encoders."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from audiotag.configbase import Count, Fraction, Positive, Section
+
+PerStack = Annotated[list[Count], Field(min_length=1)] | Count
+
+
+class AstEncoder(Section):
+    """Audio Spectrogram Transformer of any size and stride."""
+
+    name: Literal["ast"] = "ast"
+    """Which encoder."""
+    embed_dim: Count = 768
+    """Width of the transformer."""
+    depth: Count = 12
+    """Number of blocks."""
+    num_heads: Count = 12
+    """Attention heads; must divide `embed_dim`."""
+    mlp_ratio: Positive = 4.0
+    """Hidden width of the feed-forward part over `embed_dim`."""
+    patch_size: Count = 16
+    """Side of the square patches, in mel bins and frames."""
+    freq_stride: Count = 10
+    """Step between patches along frequency."""
+    time_stride: Count = 10
+    """Step between patches along time."""
+    dropout: Fraction = 0.0
+    """Dropout after the position embedding and inside the feed-forward part."""
+    attention_dropout: Fraction = 0.0
+    """Dropout of attention weights."""
+    drop_path: Fraction = 0.0
+    """Stochastic depth: rate at the last block, rising linearly from 0 at the first."""
+    block_norm_eps: Positive = 1e-6
+    """LayerNorm eps inside the blocks (original checkpoints 1e-6, Hugging Face 1e-12)."""
+    final_norm_eps: Positive = 1e-6
+    """LayerNorm eps after the last block (original 1e-6, Hugging Face 1e-12)."""
+    head_norm_eps: Positive = 1e-5
+    """LayerNorm eps before the linear head (original 1e-5, Hugging Face 1e-12)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> AstEncoder:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
+        return self
+
+
+class ZipformerEncoder(Section):
+    """Zipformer of any size: stacks of layers at several frame rates.
+
+    Settings of the stacks are lists with a value for each; one number stands for all.
+    """
+
+    name: Literal["zipformer"] = "zipformer"
+    """Which encoder."""
+    num_encoder_layers: PerStack = [2, 2, 3, 4, 3, 2]
+    """Layers of each stack."""
+    downsampling_factor: PerStack = [1, 2, 4, 8, 4, 2]
+    """Frames of 20 ms that each stack makes one of."""
+    encoder_dim: PerStack = [192, 256, 384, 512, 384, 256]
+    """Width of each stack; the largest is that of the embeddings."""
+    encoder_unmasked_dim: PerStack = [192, 192, 256, 256, 256, 192]
+    """Channels of each stack that training never masks; at most `encoder_dim`."""
+    num_heads: PerStack = [4, 4, 4, 8, 4, 4]
+    """Attention heads of each stack."""
+    query_head_dim: PerStack = 32
+    """Width of a head's queries and keys."""
+    pos_head_dim: PerStack = 4
+    """Width of a head's queries for relative positions."""
+    value_head_dim: PerStack = 12
+    """Width of a head's values."""
+    feedforward_dim: PerStack = [512, 768, 1024, 1536, 1024, 768]
+    """Hidden width of the second feed-forward part of a layer; the first has 3/4 of it, the third 5/4."""
+    cnn_module_kernel: PerStack = [31, 31, 15, 15, 15, 31]
+    """Frames that the convolutions of a layer see, at the rate of its stack; odd."""
+    pos_dim: Count = 48
+    """Width of the table of relative positions; even."""
+    output_dropout: Fraction = 0.1
+    """Dropout of the embeddings."""
+    warmup_batches: Positive = 4000.0
+    """Batch count, in batches of 600 s of audio, by which all layers are seldom skipped in training."""
+
+    @model_validator(mode="after")
+    def _stacks_fit_together(self) -> ZipformerEncoder:
+        values = {name: value for name, value in self if isinstance(value, list)}
+        number = max(map(len, values.values()), default=1)
+        for name, value in values.items():
+            if len(value) not in (1, number):
+                raise ValueError(f"{name} has {len(value)} values where other settings have {number}")
+        dims, unmasked = (as_list(value, number) for value in (self.encoder_dim, self.encoder_unmasked_dim))
+        for dim, never_masked in zip(dims, unmasked, strict=True):
+            if never_masked > dim:
+                raise ValueError(f"encoder_unmasked_dim {never_masked} is more than encoder_dim {dim}")
+        if not all(kernel % 2 for kernel in as_list(self.cnn_module_kernel, number)):
+            raise ValueError("cnn_module_kernel must be odd")
+        if self.pos_dim % 2:
+            raise ValueError(f"pos_dim must be even, found {self.pos_dim}")
+        return self
+
+
+def as_list(value: list[int] | int, number: int) -> list[int]:
+    """A setting of each stack."""
+    return value * (number // len(value)) if isinstance(value, list) else [value] * number
+
+
+Encoder = Annotated[AstEncoder | ZipformerEncoder, Field(discriminator="name")]
