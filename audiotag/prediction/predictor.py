@@ -63,6 +63,8 @@ class Batch:
 
     windows: list[Window] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
+    frames: int = 0
+    """Of features of the last window."""
     ends: dict[int, str | None] = field(default_factory=dict)
     """The reason why it failed, or None, of each file that is over."""
 
@@ -161,11 +163,12 @@ class Predictor:
         for number in order:
             try:
                 for window in read_windows(files[number].path, self.window_s, self.hop_s):
-                    self._check_length(window)
+                    frames = self._check_length(window)
                     # Only now, so that the end of a file is in the same batch as its last window.
-                    if len(batch.windows) == self.batch_size:
+                    if self._is_full(batch, frames):
                         yield batch
                         batch = Batch()
+                    batch.frames = frames
                     batch.windows.append(window)
                     batch.owners.append(number)
             except UnusableFile as error:
@@ -174,14 +177,24 @@ class Predictor:
                 batch.ends[number] = None
         yield batch
 
-    def _check_length(self, window: Window) -> None:
+    def _check_length(self, window: Window) -> int:
+        """The frames of features of a window, at least one."""
         frames = self.frontend.num_frames(len(window.samples))
-        least = getattr(self.model.tagger.encoder, "min_frames", 1)
-        if frames < least:
-            raise UnusableFile(
-                f"too short: {1000 * len(window.samples) / SAMPLING_RATE:.0f} ms are {max(0, frames)} frames "
-                f"of features, the model needs {least}"
-            )
+        if frames < 1:
+            milliseconds = 1000 * len(window.samples) / SAMPLING_RATE
+            raise UnusableFile(f"too short: {milliseconds:.0f} ms are less than one frame of features")
+        return frames
+
+    def _is_full(self, batch: Batch, frames: int) -> bool:
+        """Whether a window of so many frames has no place in a batch.
+
+        Where padding changes what an encoder hears, only windows of one length share a batch, so that what is
+        said of a file does not depend on the others.
+        """
+        if len(batch.windows) == self.batch_size:
+            return True
+        independent = self.model.tagger.encoder.batch_independent
+        return not independent and bool(batch.windows) and frames != batch.frames
 
     @torch.no_grad()
     def _logits(self, windows: list[Window]) -> np.ndarray:

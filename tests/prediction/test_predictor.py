@@ -98,7 +98,7 @@ def test_what_cannot_be_used_does_not_touch_the_others(model, files, tmp_path):
     mixed = [bad[0], files[0], bad[1], files[4], bad[2]]
     results = list(predictor(model, batch_size=4).predict(mixed))
     assert [type(result) for result in results] == [Failure, Prediction, Failure, Prediction, Failure]
-    assert results[0].reason.startswith("too short: 20 ms are 0 frames of features")
+    assert results[0].reason.startswith("too short: 20 ms are less than one frame of features")
     assert results[2].reason == "not finite: samples are NaN or infinite"
     assert results[4].reason == "missing: no such file"
     alone = list(predictor(model).predict([files[0], files[4]]))
