@@ -51,8 +51,9 @@ def test_the_loss_is_known_in_every_form(folder, tmp_path):
     )
     assert load_model(tmp_path / "ce").loss == "ce"
     assert torch.equal(logits_of(audiotag.load(tmp_path / "ce")), logits_of(tiny_tagger()))
-    for config, loss in ((config, "ce"), ({k: v for k, v in config.items() if k != "loss"}, "bce")):
-        save_checkpoint(tmp_path / "epoch-1.pt", {**tiny_checkpoint(), "config": config})
+    old = {name: section for name, section in config.items() if name != "loss"}
+    for trained, loss in ((config, "ce"), (old, "bce")):
+        save_checkpoint(tmp_path / "epoch-1.pt", {**tiny_checkpoint(), "config": trained})
         assert load_model(tmp_path / "epoch-1.pt").loss == loss
     path = folder / "config.json"
     description = json.loads(path.read_text())

@@ -4,8 +4,8 @@
     onnx         model.onnx and model.int8.onnx with labels.csv; of a Zipformer, as sherpa-onnx runs them
     torchscript  model.ts for libtorch, with labels.csv
 
-The `evaluation` section of the config (by default the run's own) chooses the weights, as for evaluate, and the
-same options overrule it; or --model names a checkpoint or an exported folder.
+The `evaluation` section of the config (by default the run's own) chooses the weights, as for evaluate, and
+the same options overrule it; or --model names a checkpoint or an exported folder.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from audiotag.labels import LabelTable
 class TaggingGraph(nn.Module):
     """Log-mel features and their lengths to probabilities.
 
-    Encoders of one fixed length take features as the front end finishes them. Those of any length take them as
-    a filter bank yields them, since that is what programs such as sherpa-onnx have: a normalisation is part of
-    the graph then, and clips of fewer frames than the encoder needs are padded in it.
+    Encoders of one fixed length take features as the front end finishes them. Those of any length take what a
+    filter bank yields, since that is what programs such as sherpa-onnx have: a normalisation is then part of
+    the graph, and clips of fewer frames than the encoder needs are padded in it.
     """
 
     def __init__(self, model: TrainedModel) -> None:

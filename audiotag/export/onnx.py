@@ -108,5 +108,7 @@ def import_packages() -> tuple[Any, Any]:
         import onnx
         from onnxruntime import quantization
     except ImportError as error:
-        raise ConfigError(f"ONNX needs a package that is not here: pip install -e '.[onnx]' ({error})") from None
+        raise ConfigError(
+            f"ONNX needs a package that is not here: pip install -e '.[onnx]' ({error})"
+        ) from None
     return onnx, quantization

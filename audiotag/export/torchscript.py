@@ -23,7 +23,9 @@ def export_torchscript(folder: Path, model: TrainedModel, info: dict[str, Any]) 
     `torch.jit.load(...)(x, x_lens)` gives probabilities; see `TaggingGraph`.
     """
     content = io.BytesIO()
-    torch.jit.save(trace(build_graph(model)), content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.jit.save(trace(build_graph(model)), content)
     path = folder / FILE
     with atomic_write(path, "wb") as file:
         file.write(content.getvalue())
