@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from audiotag.encoders.zipformer.activations import scaled_linear
-from audiotag.encoders.zipformer.gradients import Balancer, PenaltyGradient, Whiten
+from audiotag.encoders.zipformer.balancer import Balancer
+from audiotag.encoders.zipformer.gradients import PenaltyGradient
 from audiotag.encoders.zipformer.steps import Schedule, Scheduled, Step, at
+from audiotag.encoders.zipformer.whiten import Whiten
 
 MASKED_SCORE = -1000.0  # its exponential is 0, and half precision has it
 

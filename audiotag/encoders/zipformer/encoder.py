@@ -75,26 +75,40 @@ class Zipformer(nn.Module):
         sizes = per_stack(
             num_encoder_layers=num_encoder_layers,
             downsampling_factor=downsampling_factor,
-            dim=encoder_dim,
-            unmasked_dim=encoder_unmasked_dim,
+            encoder_dim=encoder_dim,
+            encoder_unmasked_dim=encoder_unmasked_dim,
             num_heads=num_heads,
             query_head_dim=query_head_dim,
             pos_head_dim=pos_head_dim,
             value_head_dim=value_head_dim,
             feedforward_dim=feedforward_dim,
-            kernel_size=cnn_module_kernel,
+            cnn_module_kernel=cnn_module_kernel,
         )
         self.num_mel_bins = num_mel_bins
-        self.dims = [stack["dim"] for stack in sizes]
-        self.unmasked_dims = [stack.pop("unmasked_dim") for stack in sizes]
+        self.dims = [size["encoder_dim"] for size in sizes]
+        self.unmasked_dims = [size["encoder_unmasked_dim"] for size in sizes]
         self.output_dim = max(self.dims)
         self.encoder_embed = Subsampling(num_mel_bins, self.dims[0])
         stacks: list[Stack | DownsampledStack] = []
-        for index, stack in enumerate(sizes):
-            number, factor = stack.pop("num_encoder_layers"), stack.pop("downsampling_factor")
-            skip_rates = layer_skip_rates(index, len(sizes), number, factor, warmup_batches)
-            layers = [Layer(pos_dim=pos_dim, skip_rate=rate, **stack) for rate in skip_rates]
-            stacks.append(Stack(layers) if factor == 1 else DownsampledStack(layers, stack["dim"], factor))
+        for index, size in enumerate(sizes):
+            dim, factor = size["encoder_dim"], size["downsampling_factor"]
+            layers = [
+                Layer(
+                    dim,
+                    pos_dim,
+                    num_heads=size["num_heads"],
+                    query_head_dim=size["query_head_dim"],
+                    pos_head_dim=size["pos_head_dim"],
+                    value_head_dim=size["value_head_dim"],
+                    feedforward_dim=size["feedforward_dim"],
+                    kernel_size=size["cnn_module_kernel"],
+                    skip_rate=rate,
+                )
+                for rate in layer_skip_rates(
+                    index, len(sizes), size["num_encoder_layers"], factor, warmup_batches
+                )
+            ]
+            stacks.append(Stack(layers) if factor == 1 else DownsampledStack(layers, dim, factor))
         # Named as in published checkpoints: encoder.encoders.<stack> beside encoder_embed.
         self.encoder = nn.ModuleDict({"encoders": nn.ModuleList(stacks), "downsample_output": Downsample(2)})
         self.output_dropout = nn.Dropout(output_dropout)
@@ -185,8 +199,8 @@ class Zipformer(nn.Module):
         return [[None] * len(units) for units in self._units]
 
     def _masks(self, x: Tensor) -> list[Tensor | None]:
-        """For each stack the channels (B,1,D) that clips have in this pass: of those that may be lacking, half
-        are there with one chance, the others only with them and with another."""
+        """For each stack the channels (B,1,D) that clips have in this pass: of those that may be lacking, one
+        half is there with some chance, the other only where that one is, and with another chance."""
         if not self.training:
             return [None] * len(self.dims)
         some, more = torch.rand(2, x.shape[0], 1, 1, device=x.device) >= FEATURE_MASK_RATE
@@ -228,7 +242,7 @@ def per_stack(**settings: PerStack) -> list[dict[str, int]]:
 def layer_skip_rates(
     stack: int, num_stacks: int, num_layers: int, factor: int, warmup_batches: float
 ) -> list[Schedule]:
-    """How often a clip skips each layer of a stack: first the earlier layers are to learn, then later ones."""
+    """How often a clip skips each layer of a stack: earlier layers are to learn first, then later ones."""
     begin, end = (warmup_batches * (index + 1) / (num_stacks + 1) for index in (stack, stack + 1))
     times = [begin + (end - begin) * index / num_layers for index in range(num_layers + 1)]
     return [Schedule((start, 0.5), (stop, 0.035 * factor**0.5)) for start, stop in itertools.pairwise(times)]

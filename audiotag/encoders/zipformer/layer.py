@@ -15,8 +15,10 @@ from audiotag.encoders.zipformer.attention import (
     SelfAttention,
     constant_attention,
 )
-from audiotag.encoders.zipformer.gradients import Balancer, RangeLimiter, Whiten
+from audiotag.encoders.zipformer.balancer import Balancer
+from audiotag.encoders.zipformer.gradients import RangeLimiter
 from audiotag.encoders.zipformer.steps import Number, Schedule, Scheduled, Step, at
+from audiotag.encoders.zipformer.whiten import Whiten
 
 
 class FeedForward(nn.Module):

@@ -1,8 +1,8 @@
-"""What the training-only machinery goes by: numbers that follow a schedule, and decisions drawn for each pass.
+"""What training-only machinery goes by: numbers that follow a schedule, and decisions drawn for each pass.
 
-Before each training pass the encoder draws every decision of all its modules at once, from torch's generator of
-the CPU, and hands them down as tensors. So no module has to ask a GPU, a pass that activation checkpointing
-repeats decides as before, and compiled code sees other values but never another program.
+Before each training pass the encoder draws every decision of all its modules at once, from torch's generator
+of the CPU, and hands them down as tensors. So no module has to ask a GPU, a pass that is repeated to save
+memory decides as before, and compiled code sees other values but never another program.
 
 A *unit* is a part of the encoder that is given one `Step`: the subsampling, each layer, each combiner. Inside
 it modules find what is theirs at fixed slots, which alike units have in common.
@@ -72,7 +72,7 @@ class Step(NamedTuple):
 
 
 class Scheduled(nn.Module):
-    """A module with numbers or decisions of its own in a `Step`, at the slots from `number` and `chance` on."""
+    """A module with numbers or decisions of its own in a `Step`, from the slots `number` and `chance` on."""
 
     number = 0
     chance = 0
@@ -123,19 +123,21 @@ class StepSource:
                 module.state = slot
         # Which decision of which unit each adaptive module takes, in the order of the modules.
         places = [(u, m.state, m.chance) for u, unit in enumerate(self._adaptive) for m in unit]
-        self._unit, self._state, self._chance = (list(column) for column in zip(*places, strict=True))
+        self._unit, self._state, self._chance = ([place[i] for place in places] for i in range(3))
         self._table: tuple[float, Tensor, Tensor] | None = None  # batch count, numbers, chances
-        self._whitening = torch.full((len(units), 1 + max(self._state)), AdaptiveChance.probabilities[1])
-        self._in_use = self._whitening[self._unit, self._state]
+        self._whitening = torch.full(
+            (len(units), 1 + max(self._state, default=0)), AdaptiveChance.probabilities[1]
+        )
+        self._in_use = self._whitening.clone()
         self._copied: torch.cuda.Event | None = None  # when `_in_use` has come from the GPU
 
     def draw(self, device: torch.device) -> list[Step]:
         """The steps of all units for a pass on a device."""
         numbers, chances = self._tables(device)
         in_use = self._probabilities(device)
-        chances[self._unit, self._chance] = in_use
+        chances[self._unit, self._chance] = in_use[self._unit, self._state]
         active = torch.rand(chances.shape) < chances
-        flags = active.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else active
+        flags = without_waiting(active, device)
         rows = zip(numbers.unbind(), flags.unbind(), active.unbind(), self._whitening.unbind(), strict=True)
         return [Step(*row) for row in rows]
 
@@ -145,7 +147,7 @@ class StepSource:
             count = self.batch_count
             numbers = [[n for module in unit for n in module.numbers(count)] for unit in self._units]
             chances = [[c for module in unit for c in module.chances(count)] for unit in self._units]
-            self._table = count, as_rows(numbers).to(device), as_rows(chances)
+            self._table = count, without_waiting(as_rows(numbers), device), as_rows(chances)
         return self._table[1], self._table[2]
 
     def _probabilities(self, device: torch.device) -> Tensor:
@@ -153,12 +155,13 @@ class StepSource:
         if self._whitening.device != device:
             self._whitening = self._whitening.to(device)
         self._settle()
-        in_use, latest = self._in_use, self._whitening[self._unit, self._state]
+        in_use = self._in_use
         if device.type == "cuda":
-            latest = latest.to("cpu", non_blocking=True)  # into pinned memory
+            self._in_use = self._whitening.to("cpu", non_blocking=True)  # into pinned memory
             self._copied = torch.cuda.Event()
             self._copied.record()
-        self._in_use = latest
+        else:
+            self._in_use = self._whitening.to("cpu", copy=True)
         return in_use
 
     def _settle(self) -> None:
@@ -169,22 +172,24 @@ class StepSource:
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on from here must know."""
         self._settle()
+        own = self._unit, self._state
         return {
             "batch_count": self.batch_count,
-            "whitening": self._whitening[self._unit, self._state].cpu(),
-            "whitening_in_use": self._in_use.clone(),
+            "whitening": self._whitening.cpu()[own],
+            "whitening_in_use": self._in_use[own],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self._settle()
         self.batch_count = float(state["batch_count"])
-        self._whitening = self._whitening.clone()
-        self._whitening[self._unit, self._state] = state["whitening"].to(self._whitening)
-        self._in_use = state["whitening_in_use"].to("cpu", self._in_use.dtype, copy=True)
+        for name, key in (("_whitening", "whitening"), ("_in_use", "whitening_in_use")):
+            values = getattr(self, name).to("cpu", copy=True)
+            values[self._unit, self._state] = state[key].to(values)
+            setattr(self, name, values)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, also those of models that have no data: no events, and numbers for tensors."""
+        """For copies and pickles, also of models without data: no events, and lists in place of tensors."""
         self._settle()
         tensors = {"_whitening": self._whitening.tolist(), "_in_use": self._in_use.tolist()}
         return {**self.__dict__, **tensors, "_table": None}
@@ -198,3 +203,8 @@ def as_rows(rows: list[list[float]]) -> Tensor:
     """Lists of unequal lengths as the rows of one matrix."""
     width = max(map(len, rows))
     return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
+
+
+def without_waiting(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; not even a GPU that is busy is waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from audiotag.encoders.zipformer.activations import BiasNorm, SharedDropout, Swoosh, keep_mask
-from audiotag.encoders.zipformer.gradients import Balancer, ScaleGradient, Whiten
+from audiotag.encoders.zipformer.balancer import Balancer
+from audiotag.encoders.zipformer.gradients import ScaleGradient
 from audiotag.encoders.zipformer.steps import Schedule, Scheduled, Step, at
+from audiotag.encoders.zipformer.whiten import Whiten
 
 CHANNELS = (8, 32, 128)
 MIN_FRAMES = 9  # for one frame after the convolutions
