@@ -3,6 +3,7 @@
     package      a folder that `audiotag.load` and predict read: safetensors, config and labels
     onnx         model.onnx and model.int8.onnx with labels.csv; of a Zipformer, as sherpa-onnx runs them
     torchscript  model.ts for libtorch, with labels.csv
+    icefall      pretrained.pt of a Zipformer, with labels.csv
 
 The `evaluation` section of the config (by default the run's own) chooses the weights, as for evaluate, and
 the same options overrule it; or --model names a checkpoint or an exported folder.
@@ -38,6 +39,10 @@ def main() -> None:
         from audiotag.export.torchscript import export_torchscript
 
         export_torchscript(args.dest, model, info)
+    elif args.to == "icefall":
+        from audiotag.interop.icefall import export_icefall
+
+        export_icefall(args.dest, model)
     else:
         config = {**model.config, "loss": {"name": model.loss}}
         weights, labels = model.tagger.state_dict(), model.tagger.labels
@@ -76,7 +81,10 @@ def parse_arguments() -> argparse.Namespace:
     add_config_arguments(parser, required=False)
     add_model_arguments(parser)
     parser.add_argument(
-        "--to", choices=["package", "onnx", "torchscript"], default="package", help="format to write"
+        "--to",
+        choices=["package", "onnx", "torchscript", "icefall"],
+        default="package",
+        help="format to write",
     )
     parser.add_argument("--dest", type=Path, required=True, help="folder to write")
     return parser.parse_args()
