@@ -1,8 +1,8 @@
 """icefall's audio taggers: read its checkpoints and exported models, and write them back.
 
 An exported model is a file of torch with {"model": weights}; a training checkpoint has besides it
-`model_avg`, the running average, and much else. The sizes of the Zipformer are not in either: they are read from the
-shapes of the weights, which fix all but two kinds of settings, see `infer_encoder`.
+`model_avg`, the running average, and much else. Neither says how large the Zipformer is: that is read from
+the shapes of its weights, see `infer_encoder`.
 """
 
 from __future__ import annotations

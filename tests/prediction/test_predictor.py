@@ -16,6 +16,7 @@ from audiotag.evaluation.logodds import log_odds
 from audiotag.export.package import load_model
 from audiotag.prediction.inputs import Input
 from audiotag.prediction.predictor import Failure, Prediction, Predictor
+from tests.export.models import small_model
 from tests.prediction.sounds import noise, tiny_package, write
 from tests.sweep.sounds import cut_of, probe_file
 
@@ -132,6 +133,16 @@ def test_windows_that_would_lose_sound_are_refused(model):
     ):
         with pytest.raises(ConfigError, match=words):
             predictor(model, **options)
+
+
+def test_what_is_said_of_a_file_does_not_depend_on_the_others(files):
+    """Also by a Zipformer, which hears padding: only windows of one length share a batch. Files of 30 ms are
+    shorter than what it needs."""
+    model = small_model("zipformer")
+    together = list(predictor(model, batch_size=100, window_s=0.5, hop_s=0.2).predict(files))
+    for file, result in zip(files, together, strict=True):
+        [alone] = predictor(model, batch_size=1, window_s=0.5, hop_s=0.2).predict([file])
+        np.testing.assert_allclose(result.logits, alone.logits, atol=1e-4)
 
 
 MEASURE = """
