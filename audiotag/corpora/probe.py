@@ -28,6 +28,7 @@ MP3_TOLERANCE = 0.01
 PLAUSIBLE_RATES = range(100, 1_000_001)  # Hz
 UNKNOWN_FRAMES = 1 << 62
 SOUND_BYTES = 16
+READ_ERRORS = (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError)
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -71,38 +72,59 @@ def probe_part(path: str, start_s: float, length_s: float) -> Probe:
 
 def probe_sound(path: str, part: tuple[float, float] | None) -> Probe:
     """Decode all of a file or a part of it; whatever goes wrong is the probe's problem."""
-    extension = path.rpartition(".")[2].lower()
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            return Probe(problem="unreadable: not a regular file")
-        if status.st_size == 0:
-            return Probe(problem="empty: the file has zero bytes")
-        if not is_utf8(path):
-            return Probe(problem="unreadable: its name is not UTF-8; rename it")
+        if problem := refuse_path(path):
+            return Probe(problem=problem)
         with soundfile.SoundFile(path) as file:
-            if file.format == "RAW":  # what libsndfile makes of any bytes under some names, such as x.au
-                return Probe(problem="unreadable: it has no header that says what it is")
-            if file.frames >= UNKNOWN_FRAMES:
-                return Probe(problem="unreadable: its header does not say how long it is; convert it anew")
-            if file.samplerate not in PLAUSIBLE_RATES:
-                return Probe(problem=f"unreadable: {file.samplerate} Hz is not a sampling rate of sound")
+            if problem := refuse_header(file):
+                return Probe(problem=problem)
             if part is None:
-                tolerance = MP3_TOLERANCE if file.format == "MP3" else 0.0
-                whole = check_length(measure(file, file.frames), file.frames, tolerance)
+                whole = check_length(measure(file, file.frames), file.frames, length_tolerance(file))
                 fault = find_fault(path)
                 return whole._replace(problem=fault) if fault else whole
             start = round(part[0] * file.samplerate)
             wanted = min(round(part[1] * file.samplerate), file.frames - start)
             file.seek(start)
             return check_length(measure(file, wanted), wanted)
-    except FileNotFoundError:
-        return Probe(problem="missing: no such file")
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError) as error:
-        if extension in UNDECODABLE_EXTENSIONS:
-            return Probe(problem=f"unreadable: no decoder for {extension} here; convert it to flac or wav")
-        text = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
-        return Probe(problem=f"unreadable: {' '.join(text.split()) or 'the data are damaged'}")
+    except READ_ERRORS as error:
+        return Probe(problem=problem_of(error, path))
+
+
+def refuse_path(path: str) -> str | None:
+    """Why a file is not even opened, or None; what cannot be found raises."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "unreadable: not a regular file"
+    if status.st_size == 0:
+        return "empty: the file has zero bytes"
+    return None if is_utf8(path) else "unreadable: its name is not UTF-8; rename it"
+
+
+def refuse_header(file: soundfile.SoundFile) -> str | None:
+    """Why an open file is not decoded, or None."""
+    if file.format == "RAW":  # what libsndfile makes of any bytes under some names, such as x.au
+        return "unreadable: it has no header that says what it is"
+    if file.frames >= UNKNOWN_FRAMES:
+        return "unreadable: its header does not say how long it is; convert it anew"
+    if file.samplerate not in PLAUSIBLE_RATES:
+        return f"unreadable: {file.samplerate} Hz is not a sampling rate of sound"
+    return None
+
+
+def length_tolerance(file: soundfile.SoundFile) -> float:
+    """The share of the samples promised by the header that may be missing."""
+    return MP3_TOLERANCE if file.format == "MP3" else 0.0
+
+
+def problem_of(error: Exception, path: str) -> str:
+    """What one of `READ_ERRORS` says of a file."""
+    if isinstance(error, FileNotFoundError):
+        return "missing: no such file"
+    extension = path.rpartition(".")[2].lower()
+    if extension in UNDECODABLE_EXTENSIONS:
+        return f"unreadable: no decoder for {extension} here; convert it to flac or wav"
+    text = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+    return f"unreadable: {' '.join(text.split()) or 'the data are damaged'}"
 
 
 def measure(file: soundfile.SoundFile, num_wanted: int) -> Probe:

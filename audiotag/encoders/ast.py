@@ -118,8 +118,9 @@ class Ast(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Log-mel (B,T,F) to what enters the blocks (B,N,D): [cls, dist, patches] plus positions."""
         patches = self.patch_embed(x)
-        # Expanded one by one, since DDP complains of the strides that gradients of a joined pair have.
-        summary = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.dist_token)]
+        # Expanded one by one, since DDP complains of the strides that gradients of a joined pair have; by the
+        # shape, since exporters take `len` for a number.
+        summary = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token)]
         return self.pos_dropout(torch.cat([*summary, patches], dim=1) + self.pos_embed)
 
 

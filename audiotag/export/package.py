@@ -2,12 +2,13 @@
 written from and read into taggers.
 
 Nothing in it is a pickle. config.json holds the `features` and `encoder` sections, all that is needed to
-build the model, and where it comes from.
+build the model, the name of the loss, which says how logits become probabilities, and where it comes from.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ from audiotag.training.checkpoint import load_checkpoint, load_weights
 
 FORMAT = "audiotag-model"
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A tagger and what it cannot say of itself.
+
+    Args:
+        tagger: in eval mode.
+        loss: name of the loss that it was trained with; probabilities are the softmax of the logits for `ce`,
+            else their sigmoid.
+        config: the `features` and `encoder` sections that build it, all settings filled in.
+    """
+
+    tagger: Tagger
+    loss: str
+    config: dict[str, Any]
 
 
 def export_package(
@@ -52,6 +69,7 @@ def export_package(
         "version": VERSION,
         "features": config["features"],
         "encoder": config["encoder"],
+        "loss": {"name": loss_name(config)},
         "num_classes": len(labels),
         "info": info,
     }
@@ -69,19 +87,56 @@ def export_package(
 
 def load_tagger(path: str | Path, device: str = "cpu") -> Tagger:
     """The tagger of a training checkpoint (a file) or an exported model (a folder), in eval mode."""
+    return load_model(path, device).tagger
+
+
+def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
+    """The model of a training checkpoint (a file) or an exported folder."""
     path = Path(path)
     if path.is_dir():
-        config = read_sections(read_description(path), path / "config.json")
-        labels = read_package_labels(path)
+        tree, labels = read_description(path), read_package_labels(path)
         weights = read_weights(path / "model.safetensors")
-    else:
-        state = load_checkpoint(path)
-        config = read_sections(state["config"], path)
-        labels = LabelTable.from_rows(state["labels"])
-        weights = state["model"]
-    tagger = build_tagger(config["features"], config["encoder"], labels)
-    load_weights(tagger, weights, path)
-    return tagger.to(device).eval()
+        sources = (path / "config.json", path / "model.safetensors")
+        return assemble(tree, labels, weights, sources, device)
+    state = load_checkpoint(path)
+    labels = LabelTable.from_rows(state["labels"])
+    return assemble(state["config"], labels, state["model"], (path, path), device)
+
+
+def assemble(
+    tree: dict[str, Any],
+    labels: LabelTable,
+    weights: dict[str, torch.Tensor],
+    sources: tuple[Path, Path],
+    device: str | torch.device = "cpu",
+) -> TrainedModel:
+    """A model from its configuration, or the parts of it that an exported folder has, and its weights.
+
+    Args:
+        tree: the configuration.
+        labels: the classes.
+        weights: a whole state dict.
+        sources: where the configuration and the weights come from, for errors.
+        device: where the model is to be.
+    """
+    source, source_of_weights = sources
+    sections = read_sections(tree, source)
+    try:
+        loss = loss_name(tree)
+    except (AttributeError, TypeError):
+        raise CheckpointError(f"{source}: its section 'loss' is damaged") from None
+    tagger = build_tagger(sections["features"], sections["encoder"], labels)
+    load_weights(tagger, weights, source_of_weights)
+    config = {name: sections[name] for name in ("features", "encoder")}
+    return TrainedModel(tagger.to(device).eval(), loss, config)
+
+
+def loss_name(tree: dict[str, Any]) -> str:
+    """The loss that a configuration names; those of old name none and had one only."""
+    name = tree.get("loss", {}).get("name", "bce")
+    if not isinstance(name, str):
+        raise TypeError(f"loss.name is {name!r}")
+    return name
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class AttentionWeights(Scheduled):
         trains = step is not None and self.training
         if trains and step.may_act(self.chance):
             projected = projected * ~step.flags[self.chance]
-        scores = self._heads(query) @ self._heads(key).mT + self._by_distance(query_pos, projected)
+        scores = self._heads(query) @ self._heads(key).transpose(2, 3) + self._by_distance(
+            query_pos, projected
+        )
         if trains and step.may_act(self.chance + 1):
             flag = step.flags[self.chance + 1]
             scores = PenaltyGradient.apply(scores, self.penalized_score, self.penalty, flag)

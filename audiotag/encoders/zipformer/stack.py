@@ -86,7 +86,9 @@ class Downsample(nn.Module):
         if torch.jit.is_tracing() or missing:  # a trace must serve other lengths too
             x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
         weights = self.bias.softmax(dim=0).to(x.dtype)
-        return (x.unflatten(1, (-1, self.factor)) * weights[:, None]).sum(dim=2)
+        # Not by `unflatten`, which the exporter to ONNX gives the lengths of the example.
+        groups = x.reshape(x.shape[0], -1, self.factor, x.shape[2])
+        return (groups * weights[:, None]).sum(dim=2)
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:

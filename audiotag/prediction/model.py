@@ -1,0 +1,61 @@
+"""The model that a command is to use: a checkpoint, an exported folder, or weights of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from audiotag.config import Config
+from audiotag.configfile import load_config
+from audiotag.errors import CheckpointError, ConfigError
+from audiotag.export.package import TrainedModel, assemble, load_model
+from audiotag.labels import LabelTable
+from audiotag.training.averaging import (
+    ChosenWeights,
+    add_weight_arguments,
+    choose_weights,
+    weight_overrides,
+)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`, `--exp-dir` and the options that choose among a run's weights."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--model", type=Path, metavar="PATH", help="a checkpoint (epoch-30.pt) or an exported folder"
+    )
+    which.add_argument(
+        "--exp-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of a run, such as exp/ast_tiny: the weights that its config.yaml chooses",
+    )
+    add_weight_arguments(parser)
+
+
+def open_model(args: argparse.Namespace, device: str = "cpu") -> TrainedModel:
+    """The model that the options of `add_model_arguments` name."""
+    overrides = weight_overrides(args)
+    if args.model is not None:
+        if overrides:
+            raise ConfigError(
+                "--model names one set of weights: options that choose among those of a run go with --exp-dir"
+            )
+        return load_model(args.model, device)
+    config = run_config(args.exp_dir, overrides)
+    return chosen_model(choose_weights(args.exp_dir, config.evaluation), args.exp_dir, device)
+
+
+def run_config(exp_dir: Path, overrides: list[str]) -> Config:
+    """What a run was configured as; the defaults where it left no config.yaml."""
+    if not exp_dir.is_dir():
+        raise CheckpointError(f"{exp_dir} is not a folder of a run; stage 5 makes it (./run.sh --stage 5)")
+    path = exp_dir / "config.yaml"
+    return load_config(path if path.is_file() else None, overrides)
+
+
+def chosen_model(chosen: ChosenWeights, exp_dir: Path, device: str = "cpu") -> TrainedModel:
+    """The model of a checkpoint with the chosen weights."""
+    labels = LabelTable.from_rows(chosen.checkpoint["labels"])
+    source = exp_dir / chosen.files[-1]
+    return assemble(chosen.checkpoint["config"], labels, chosen.weights, (source, source), device)
