@@ -21,7 +21,7 @@ from audiotag.export.package import export_package, load_tagger
 from audiotag.interop.icefall import import_icefall
 from audiotag.labels import LabelTable
 from audiotag.logs import set_up_logging
-from audiotag.training.averaging import digest
+from audiotag.provenance import file_digest
 
 logger = logging.getLogger("audiotag.import_checkpoint")
 
@@ -41,7 +41,7 @@ def main() -> None:
             "weights": args.weights,
             "imported_from": args.toolkit,
             "checkpoints": [str(args.source)],
-            "sha256": {str(args.source): digest(args.source)},
+            "sha256": {str(args.source): file_digest(args.source)},
         },
     )
     tagger = load_tagger(args.dest)
