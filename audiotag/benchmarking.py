@@ -26,8 +26,8 @@ from audiotag.optim.optimizers import build_optimizer
 from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
 from audiotag.tagger import build_tagger
 from audiotag.training.acceleration import accelerate
-from audiotag.training.divergence import StepInput
 from audiotag.training.batchcount import LATE
+from audiotag.training.divergence import StepInput
 from audiotag.training.flops import peak_flops, training_flops
 from audiotag.training.learner import Learner
 from audiotag.training.loaders import fill_in_statistics, training_data
