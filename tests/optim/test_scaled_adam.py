@@ -298,3 +298,15 @@ def test_no_update_waits_for_the_device_but_those_of_a_threshold(told):
     # What the update before was told, which on a GPU has long arrived.
     usual = {step: int(told and step > 0) for step in waits if step not in (10, 20)}
     assert {step: waits[step] for step in usual} == usual
+
+
+def test_a_scalar_beyond_its_limit_is_brought_back_only_by_an_update_that_is_made():
+    scalar = nn.Parameter(torch.tensor(12.0))
+    optimizer = ScaledAdam([scalar])
+    scalar.grad = torch.tensor(1.0)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert scalar == 12.0
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    assert scalar == 10.0
