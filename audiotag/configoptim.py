@@ -239,8 +239,8 @@ class EdenSchedule(Section):
     name: Literal["eden"] = "eden"
     """Which schedule."""
     lr_batches: Positive = 7500.0
-    """Updates from about which on the rate falls. Those that were really made are counted, with the present
-    one, by however many processes and of however many batches (`training.accumulate`)."""
+    """Updates from about which on the rate falls. They are counted as they come, with the present one, by
+    however many processes and of however many batches (`training.accumulate`)."""
     lr_epochs: Positive = 3.5
     """Epochs from about which on the rate falls (icefall's weighted sampling: 15), of those that are done."""
     warmup_steps: NonNegativeCount = 500

@@ -19,7 +19,7 @@ from typing import Any
 
 from audiotag.commandline import add_config_arguments, make_parser
 from audiotag.configfile import load_config
-from audiotag.errors import run_command
+from audiotag.errors import ConfigError, run_command
 from audiotag.evaluation.conditions import weights_in_words
 from audiotag.export.package import TrainedModel, export_package, load_tagger
 from audiotag.export.thresholds import FoundThresholds, find_thresholds
@@ -70,6 +70,8 @@ def main() -> None:
 def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any], FoundThresholds | None]:
     """The model to export, what is kept of where it comes from, and thresholds that were found for it."""
     if args.model is not None:
+        if args.config or args.overrides:
+            raise ConfigError("--model names weights, to which --config and --set have nothing to add")
         return open_model(args), {"weights": str(args.model)}, None
     overrides = [*args.overrides, *weight_overrides(args)]
     config = load_config(args.config, overrides) if args.config else run_config(args.exp_dir, overrides)

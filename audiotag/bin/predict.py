@@ -46,6 +46,9 @@ def main() -> None:
     args = parse_arguments()
     set_up_logging(verbose=args.verbose)
     device = choose_device(args.device)
+    # As in evaluation, whose `training.tf32` is true unless set.
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    torch.backends.cudnn.allow_tf32 = args.tf32
     model = open_model(args, device)
     labels = model.tagger.labels
     predictor = Predictor(
@@ -209,6 +212,12 @@ def parse_arguments() -> argparse.Namespace:
     speed.add_argument("--device", default="auto", help="cpu, cuda, or auto for a GPU where there is one")
     speed.add_argument(
         "--amp", choices=["off", "fp16", "bf16"], default="off", help="precision of the forward pass"
+    )
+    speed.add_argument(
+        "--tf32",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let a GPU round factors of matrix products in float32 to TF32, as training.tf32 does",
     )
     args = parser.parse_args()
     if not args.inputs and not args.list:

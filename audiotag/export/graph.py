@@ -39,7 +39,7 @@ class TaggingGraph(nn.Module):
     def forward(self, x: Tensor, x_lens: Tensor) -> Tensor:
         """Features (N,T,F) float32 and lengths (N,) int64 to probabilities (N,C)."""
         if not self.frames:
-            x = self._complete(x)
+            x = self._complete(x, x_lens)
         y, lengths = self.encoder(x, x_lens)
         # Sums in float32 of clips' own embeddings; written out, since a trace must serve any length.
         inside = torch.arange(y.shape[1], device=y.device)[None] < lengths[:, None]
@@ -47,7 +47,10 @@ class TaggingGraph(nn.Module):
         logits = self.head(self.head_norm(summed / lengths[:, None].to(y.dtype)))
         return logits.softmax(dim=-1) if self.is_softmax else logits.sigmoid()
 
-    def _complete(self, x: Tensor) -> Tensor:
+    def _complete(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        # What is behind a shorter clip's end is heard at its last frames: it must not depend on the caller.
+        inside = torch.arange(x.shape[1], device=x.device)[None] < x_lens[:, None]
+        x = x.where(inside[:, :, None], self.pad_value)
         if self.min_frames > 1:
             # Not by an `if`, which a trace would follow for all lengths alike.
             size = torch._shape_as_tensor(x)[1].clamp(min=self.min_frames)

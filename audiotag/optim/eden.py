@@ -10,8 +10,9 @@ class Eden:
     """icefall's schedule for ScaledAdam.
 
     As there, `batch` is the number of the update that is about to be made, from 1 on, and `epoch` that of
-    the epochs that are done. So updates count that were really made, by however many processes: the rate does
-    not jump where a run goes on with others, while other schedules go on as if there had always been so many.
+    the epochs that are done. So updates count as they came, those that fp16 skipped included, by however many
+    processes: the rate does not jump where a run goes on with others, while other schedules go on as if there
+    had always been so many.
 
     Args:
         lr_batches: updates from about which on the rate falls.

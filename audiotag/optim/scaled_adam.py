@@ -136,9 +136,12 @@ class ScaledAdam(torch.optim.Optimizer):
         return {**super().state_dict(), "clipping": clipping}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Go back to a state; settings of the groups other than the rate are and remain those of now."""
         self._told = None
+        own = [{name: group[name] for name in group if name in self.defaults} for group in self.param_groups]
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "clipping"})
+        for group, settings in zip(self.param_groups, own, strict=True):
+            group.update({**settings, "lr": group["lr"]})
         self._stacks = [[] for _ in self.param_groups]
         self._trained = [() for _ in self.param_groups]
         self.clippings = [new_clipping(group) for group in self.param_groups]

@@ -81,7 +81,8 @@ class Stack:
         }
         for index, state in enumerate(states):
             for name, tensor in self.state.items():
-                if name in state:
+                # Sums over another number of updates say nothing of this one.
+                if name in state and state[name].shape == tensor[index].shape:
                     tensor[index].copy_(state[name])
         if not self.is_scalar and "param_rms" not in states[0]:
             self.state["param_rms"].copy_(self.rms(self.values()))

@@ -33,7 +33,7 @@ class ScalerCare:
         self._warned = False
 
     def after_update(self, number: int) -> bool:
-        """Do what is due after an update; returns whether to keep a checkpoint, which it asks for once.
+        """Do what is due after an update; returns whether to save a checkpoint, which it asks for once.
 
         Args:
             number: of the update in its epoch, from 0.
@@ -51,7 +51,7 @@ class ScalerCare:
         if scale < WORRYING and not self._warned:
             logger.warning(
                 "the scale of fp16 has sunk to %g: gradients overflow again and again; a checkpoint of this "
-                "moment is kept, and training ends should it sink below %g",
+                "moment is saved, and training ends should it sink below %g",
                 scale,
                 HOPELESS,
             )

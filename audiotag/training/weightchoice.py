@@ -80,7 +80,7 @@ def averaged_model_files(exp_dir: Path, choice: WeightChoice) -> ChosenFiles:
         raise CheckpointError(
             f"the averaged model of --avg {choice.avg} up to epoch {last} begins after epoch {start}, which "
             "has no checkpoint: choose a smaller --avg (the mean from the beginning is --weights "
-            "running_average)"
+            "running_average), or set evaluation.use_averaged_model to false"
         )
     if start not in existing_epochs(exp_dir):
         raise CheckpointError(

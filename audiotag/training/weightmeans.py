@@ -17,7 +17,14 @@ Weights = dict[str, Tensor]
 
 # What may differ between models whose weights are averaged: it changes training or where features come from.
 FREE_FEATURES = ("storage",)
-FREE_ENCODER = ("dropout", "attention_dropout", "drop_path")
+FREE_ENCODER = (
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "output_dropout",
+    "warmup_batches",
+    "encoder_unmasked_dim",
+)
 
 
 @dataclass(frozen=True)

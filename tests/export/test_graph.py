@@ -90,6 +90,17 @@ def test_a_zipformer_of_any_length_and_batch_size(run, loss, features):
     assert_agrees(model, run(model), BATCHES if loss == "bce" else BATCHES[:4])
 
 
+def test_it_does_not_matter_what_is_behind_a_clip(run):
+    """Least of all to one that is shorter than a Zipformer needs."""
+    model = small_model("zipformer")
+    run, lengths = run(model), [16000, 9000, 640]
+    x, frames = features_of(model, lengths, 3)
+    behind = torch.arange(x.shape[1]) >= frames[:, None]
+    for filling in (0.0, 50.0):
+        found = run(x.masked_fill(behind[:, :, None], filling), frames)
+        np.testing.assert_allclose(found, probabilities(model, lengths, 3), rtol=0, atol=TOLERANCE)
+
+
 def test_the_length_of_a_clip_counts(run):
     """The mean over embeddings leaves out what is behind a clip."""
     model = small_model("zipformer")

@@ -107,6 +107,27 @@ def test_a_saved_state_goes_on_with_the_same_bits(saved_after, tmp_path):
     assert same(second[1].state_dict(), straight[1].state_dict())
 
 
+def test_settings_of_a_resumed_run_are_its_own():
+    first = fresh("clip2_period12")
+    run_steps(*first, range(20))
+    state = copy.deepcopy(first[1].state_dict())
+    for changed in (
+        {"clipping_scale": None},
+        {"clipping_scale": 10.0},
+        {"clipping_update_period": 5},
+        {"size_update_period": 8},
+        {"betas": (0.8, 0.9)},
+    ):
+        parameters = {name: nn.Parameter(value) for name, value in values(first[0]).items()}
+        settings = {name: first[1].param_groups[0][name] for name in first[1].defaults} | changed
+        second = ScaledAdam(list(parameters.values()), **settings)
+        second.load_state_dict(copy.deepcopy(state))
+        assert {name: second.param_groups[0][name] for name in settings} == settings
+        assert (second.clippings[0] is None) == (settings["clipping_scale"] is None)
+        run_steps(parameters, second, range(20, 30))
+        assert all(parameter.isfinite().all() for parameter in parameters.values())
+
+
 def test_parameters_of_a_stack_are_updated_as_if_each_were_alone():
     together, optimizer = fresh("noclip")
     run_steps(together, optimizer, range(20))

@@ -97,7 +97,8 @@ def balance_opaque(x: Tensor, grad: Tensor, limits: Tensor, active: Tensor, chan
     if not bool(active):
         return grad.clone()
     changed = unless_it_fails(balance, grad, x, limits, channel_dim)
-    return grad.clone() if changed is grad else changed
+    # A compiler counts on the layout that the operation has promised.
+    return grad.clone() if changed is grad else torch.empty_like(grad).copy_(changed)
 
 
 @balance_opaque.register_fake

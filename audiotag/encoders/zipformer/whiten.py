@@ -94,7 +94,8 @@ def whiten_opaque(
     changed = unless_it_fails(
         whiten, grad, x, limit, probabilities, slot, num_groups, grad_scale, channel_dim
     )
-    return grad.clone() if changed is grad else changed
+    # A compiler counts on the layout that the operation has promised.
+    return grad.clone() if changed is grad else torch.empty_like(grad).copy_(changed)
 
 
 @whiten_opaque.register_fake

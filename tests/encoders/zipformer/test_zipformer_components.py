@@ -76,6 +76,21 @@ def test_balancer(name):
     assert torch.equal(x.grad, given["grad_out"]) == (name == "inactive")
 
 
+@pytest.mark.parametrize("active", [True, False])
+@pytest.mark.parametrize("dims", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_gradients_have_the_layout_that_compilers_count_on(active, dims):
+    """That of the gradient from behind, whatever the layout of what went in."""
+    grad = torch.randn(4, 6, 8).permute(dims)
+    x = 10 * torch.randn(grad.shape) + 3
+    active = torch.tensor(active)
+    limits = torch.tensor([0.0, 0.1, 0.1, 0.2])
+    balanced = torch.ops.audiotag.balance(x, grad, limits, active, 2)
+    whitened = torch.ops.audiotag.whiten(x, grad, torch.tensor(0.5), active, torch.ones(1), 0, 1, 0.1, 2)
+    for changed in (balanced, whitened):
+        assert changed.stride() == torch.empty_like(grad).stride()
+        assert torch.equal(changed, grad) != bool(active)
+
+
 def test_channels_without_power_are_left_alone():
     balancer = Balancer(min_abs=0.2, max_abs=1.0)
     x = torch.tensor([0.0, 1e-12, -1e-12]).expand(7, 3).clone().requires_grad_()
