@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -162,6 +163,8 @@ def unsupported(cut: dict[str, Any]) -> str | None:
 def part_of(cut: dict[str, Any]) -> Part:
     """Which part of its recording a cut is."""
     start_s, end_s = float(cut["start"]), float(cut["start"]) + float(cut["duration"])
+    if not 0 <= start_s < end_s < math.inf:
+        raise ValueError(f"it begins at {cut['start']} s and has {cut['duration']} s")
     file_s = (cut.get("recording") or {}).get("duration", end_s)
     if start_s == 0 and abs(end_s - file_s) < TOLERANCE_S:
         return Part()

@@ -232,6 +232,28 @@ def test_a_damaged_manifest_is_named_with_the_line(recipe, damage):
     assert words[damage] in str(caught.value) and str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"duration": float("nan")},
+        {"duration": 0},
+        {"start": -1.0},
+        {"start": "early"},
+        {"id": 7},
+        {"recording": []},
+        {"recording": {"sources": []}},
+        {"supervisions": {"custom": 3}},
+        {"features": {"num_features": 80}},
+    ],
+)
+def test_a_line_that_is_no_cut_is_named(recipe, odd):
+    recipe.write()
+    edit_lines(recipe, "eval", lambda number, record: record.update(odd if number == 3 else {}))
+    use = {"stored_features": "use"} if "features" in odd else {}
+    with pytest.raises(DataError, match=r"cuts_audioset_eval\.jsonl\.gz, line 4: not a cut of lhotse"):
+        recipe.prepare(**use)
+
+
 def test_the_configuration_says_what_stored_features_need(recipe):
     use = {"name": "cuts", "stored_features": "use"}
     Config.model_validate({"corpus": use, "features": {"preset": "icefall80", "storage": "stored"}})
