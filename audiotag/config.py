@@ -19,7 +19,7 @@ from audiotag.configbase import (
     Seed,
     Share,
 )
-from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
+from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
 from audiotag.configencoder import AstEncoder, Encoder
 from audiotag.configevaluation import Evaluation
 from audiotag.configloss import BceLoss, Loss
@@ -102,7 +102,7 @@ class Data(Section):
         return self
 
 
-Corpus = Annotated[AudioSetCorpus | MyDataCorpus, Field(discriminator="name")]
+Corpus = Annotated[AudioSetCorpus | MyDataCorpus | CutsCorpus, Field(discriminator="name")]
 
 
 class Config(Section):
@@ -143,6 +143,17 @@ class Config(Section):
             raise ValueError(
                 f"augment.{of_waveforms[0]} changes waveforms, but features.storage is stored: set it to "
                 "on_the_fly, or leave the augmentation out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_of_others_are_read(self) -> Config:
+        wanted = ("icefall80", "stored")
+        uses = isinstance(self.corpus, CutsCorpus) and self.corpus.stored_features == "use"
+        if uses and (self.features.preset, self.features.storage) != wanted:
+            raise ValueError(
+                "corpus.stored_features use is for features.preset icefall80 and features.storage stored, "
+                f"found {self.features.preset} and {self.features.storage}"
             )
         return self
 

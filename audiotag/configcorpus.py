@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from audiotag.configbase import Fraction, NonNegative, Section, Seed, Share
 
@@ -45,6 +47,36 @@ class AudioSetCorpus(Preparation):
     """Segment lists whose clips are evaluated on, relative to `dir`."""
     audio_dir: str = "audio"
     """Folder of the audio files, relative to `dir`, searched with all its sub-folders."""
+
+
+class CutsCorpus(Preparation):
+    """Cut manifests of lhotse, such as those that icefall's AudioSet recipe makes."""
+
+    name: Literal["cuts"] = "cuts"
+    """Which reader prepares the corpus."""
+    dir: str | None = None
+    """Folder that paths are relative to, also those inside of manifests (icefall's `egs/audioset/AT`);
+    recipes fill it in from db.sh."""
+    labels: str = "class_labels_indices.csv"
+    """Label list (index, mid, display_name), relative to `dir`."""
+    train_cuts: Annotated[list[str], Field(min_length=1)] = ["data/fbank/cuts_audioset_balanced.jsonl.gz"]
+    """Manifests whose cuts are trained on, relative to `dir`."""
+    valid_cuts: list[str] = []
+    """Manifests of cuts to validate on, in place of ones held out of train, relative to `dir`."""
+    eval_cuts: Annotated[list[str], Field(min_length=1)] = ["data/fbank/cuts_audioset_eval.jsonl.gz"]
+    """Manifests whose cuts are evaluated on, relative to `dir`."""
+    ids: Literal["cut", "file"] = "cut"
+    """What clips go by: the cuts' ids, or the names of their audio files without extension, for manifests in
+    which ids were cut short."""
+    stored_features: Literal["ignore", "use"] = "ignore"
+    """`use`: stored features of the cuts (lhotse's Fbank of 80 bins) are used as they are, stage 2 computes
+    nothing and no audio is opened; needs features.preset icefall80 and features.storage stored."""
+
+    @model_validator(mode="after")
+    def _copies_need_audio(self) -> CutsCorpus:
+        if self.stored_features == "use" and self.audio_copy != "none":
+            raise ValueError("stored_features use opens no audio, which audio_copy would copy")
+        return self
 
 
 class MyDataCorpus(Preparation):

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from audiotag.config import Config
-from audiotag.configcorpus import AudioSetCorpus, MyDataCorpus
+from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
@@ -63,7 +63,7 @@ def stage_keys(config: Config) -> dict[str, str]:
     }
 
 
-def corpus_digests(corpus: AudioSetCorpus | MyDataCorpus) -> dict[str, str | None]:
+def corpus_digests(corpus: AudioSetCorpus | MyDataCorpus | CutsCorpus) -> dict[str, object]:
     """Hashes of what lists a corpus' clips and classes, so that an edited list redoes the stages."""
     if corpus.dir is None:
         return {}
@@ -71,6 +71,11 @@ def corpus_digests(corpus: AudioSetCorpus | MyDataCorpus) -> dict[str, str | Non
     if isinstance(corpus, AudioSetCorpus):
         lists = (corpus.labels, *corpus.train_lists, *corpus.eval_lists)
         return {name: file_digest(folder / name) for name in lists}
+    if isinstance(corpus, CutsCorpus):
+        names = (*corpus.train_cuts, *corpus.valid_cuts, *corpus.eval_cuts)
+        # Manifests of millions of cuts are not read for every look at the keys.
+        stamps = {name: file_stamp(folder / name) for name in names}
+        return {corpus.labels: file_digest(folder / corpus.labels), **stamps}
     clips = list_path(corpus.dir, corpus.list)
     digests = {"clips": folder_digest(folder) if clips is None else file_digest(clips)}
     if corpus.labels is not None:
@@ -84,6 +89,15 @@ def file_digest(path: Path) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None
+
+
+def file_stamp(path: Path) -> list[int] | None:
+    """Size and time of a file; None where it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def folder_digest(folder: Path) -> str | None:
@@ -104,13 +118,7 @@ def source_stamps(config: Config) -> list[list[object]]:
         folder = Path(source.data_dir)
         stored = config.features.storage == "stored"
         cuts = folder / (f"fbank/{config.features.preset}" if stored else "manifests") / "cuts_train.jsonl"
-        status = cuts.stat() if cuts.is_file() else None
-        stamps.append(
-            [
-                file_digest(folder / "manifests" / "labels.csv"),
-                [status.st_size, status.st_mtime_ns] if status else None,
-            ]
-        )
+        stamps.append([file_digest(folder / "manifests" / "labels.csv"), file_stamp(cuts)])
     return stamps
 
 

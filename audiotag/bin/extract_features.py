@@ -17,8 +17,11 @@ def main() -> None:
         logging.info("features.storage is on_the_fly: there is nothing to do")
         return
     # Not at the top: the import takes longer than having nothing to do.
-    from audiotag.corpora.features import extract_splits
+    from audiotag.corpora.features import extract_splits, take_over_splits
 
+    if getattr(config.corpus, "stored_features", "ignore") == "use":
+        take_over_splits(args.data_dir, preset=config.features.preset)
+        return
     extract_splits(args.data_dir, preset=config.features.preset, num_jobs=args.nj)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -75,6 +76,22 @@ def extract_splits(data_dir: Path, *, preset: str, num_jobs: int = 1) -> None:
     else:
         with atomic_write(results["valid"], "wb") as file:
             file.write(results[valid["same_as"]].read_bytes())
+
+
+def take_over_splits(data_dir: Path, *, preset: str) -> None:
+    """Let every split's manifest of stored features be that of stage 1, whose cuts have features already."""
+    coverage = read_coverage(data_dir)
+    for split in ("train", "valid", "eval"):
+        result = manifest_path(data_dir, split, preset=preset, storage="stored")
+        remove_other_shards(archives_of(result), split, [])
+        if split not in coverage:
+            result.unlink(missing_ok=True)
+            result.with_name(result.name + ".idx").unlink(missing_ok=True)
+            continue
+        manifest = open_split(data_dir, split, preset=preset, storage="on_the_fly")
+        with manifest.paths[0].open("rb") as source, atomic_write(result, "wb") as file:
+            shutil.copyfileobj(source, file)
+        logger.info("%s: the stored features of %d cuts are used as they are", split, len(manifest))
 
 
 def extract_features(manifest: IndexedManifest, result: Path, *, preset: str, num_jobs: int = 1) -> None:

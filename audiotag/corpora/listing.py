@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from audiotag.corpora.matrices import Matrix
+from audiotag.corpora.probe import Probe
+
 # Cutting tools leave files a little longer than they were asked for.
 LENGTH_TOLERANCE_S = 1.0
 # Times in a list are rounded: a part may end so much behind the end of its file.
@@ -47,6 +50,18 @@ class Part(NamedTuple):
 WHOLE_FILE = Part()
 
 
+class Stored(NamedTuple):
+    """Features that a corpus brings along, which are used in place of the audio.
+
+    Args:
+        matrix: the features.
+        recording: what the corpus says of the recording, which is not opened; `sound` stands for the file.
+    """
+
+    matrix: Matrix
+    recording: Probe
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A clip that a corpus names.
@@ -58,6 +73,7 @@ class Listed:
         part: of the file.
         problem: a reason known from the lists alone why it cannot be used, as `<kind>[: details]`.
         unlabelled: indices of the classes of which nobody knows whether the clip has them.
+        stored: its features, where these are used and the file is not.
     """
 
     id: str
@@ -66,3 +82,9 @@ class Listed:
     part: Part = WHOLE_FILE
     problem: str | None = None
     unlabelled: tuple[int, ...] = ()
+    stored: Stored | None = None
+
+    @property
+    def source(self) -> str | Matrix:
+        """What is read of it."""
+        return self.stored.matrix if self.stored else self.path

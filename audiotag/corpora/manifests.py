@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from audiotag.atomic import atomic_write
+from audiotag.corpora.matrices import Matrix
 from audiotag.corpora.probe import Probe
 from audiotag.errors import DataError
 
@@ -31,8 +32,9 @@ class Clip:
         probe: what the file holds.
         labels: class indices.
         start_s, length_s: the part of the file that is the clip; a length of None is up to its end.
-        part_probe: what that part holds, where it is not the whole file.
+        part_probe: what that part holds, where it is not the whole file, or what its stored features hold.
         unlabelled: indices of the classes of which nobody knows whether the clip has them.
+        matrix: its stored features, where these are used and the file is not.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Clip:
     length_s: float | None = None
     part_probe: Probe | None = None
     unlabelled: tuple[int, ...] = ()
+    matrix: Matrix | None = None
 
     @property
     def duration_s(self) -> float:
@@ -140,7 +143,7 @@ def cut_of(
     classes = {"audio_event": clip.labels}
     if clip.unlabelled:
         classes["unlabelled"] = clip.unlabelled
-    return {
+    cut = {
         "id": cut_id,
         "start": start,
         "duration": duration,
@@ -165,6 +168,11 @@ def cut_of(
         },
         "type": "MonoCut" if len(channels) == 1 else "MultiCut",
     }
+    if clip.matrix is not None:
+        # Features have one channel, whatever the recording has.
+        cut |= {"type": "MonoCut", "channel": 0}
+        cut["features"] = clip.matrix.manifest(clip.id, start, duration)
+    return cut
 
 
 def write_cuts(path: Path, cuts: Iterable[dict[str, Any]]) -> None:

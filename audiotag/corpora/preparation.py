@@ -27,7 +27,7 @@ from audiotag.corpora.manifests import (
     write_skipped,
     write_sounds,
 )
-from audiotag.corpora.probecache import probe_files
+from audiotag.corpora.probecache import probe_files, probe_matrices
 from audiotag.corpora.selection import measure_parts, select_clips
 from audiotag.corpora.validation import choose_valid
 from audiotag.errors import ConfigError
@@ -90,8 +90,11 @@ def usable_clips(
 ) -> dict[str, SplitReport]:
     """The clips of each split that can be used, each sound in one split only, and the others with reasons."""
     cache = manifests_dir / "probes.jsonl"
-    paths = sorted({clip.path for rows in listed.values() for clip in rows if clip.path})
+    clips = [clip for rows in listed.values() for clip in rows if not clip.problem]
+    paths = sorted({clip.path for clip in clips if clip.path and not clip.stored})
+    matrices = list(dict.fromkeys(clip.stored.matrix for clip in clips if clip.stored))
     probes = probe_files(paths, cache=cache, num_jobs=num_jobs)
+    probes |= probe_matrices(matrices, cache=cache, num_jobs=num_jobs)
     reports = select_clips(
         listed, probes, min_duration_s=settings.min_duration_s, keep_silent=settings.silent == "keep"
     )
@@ -152,7 +155,10 @@ def write_all(
     coverage = {split: coverage_of(report, table) for split, report in reports.items()}
     write_json(manifests_dir / "coverage.json", {**coverage, "notes": notes})
     for split, report in reports.items():
-        write_sounds(manifests_dir / f"sounds_{split}.npy", report.clips)
+        if any(clip.matrix for clip in report.clips):  # their sound is not known
+            (manifests_dir / f"sounds_{split}.npy").unlink(missing_ok=True)
+        else:
+            write_sounds(manifests_dir / f"sounds_{split}.npy", report.clips)
         write_cuts(manifests_dir / f"cuts_{split}.jsonl", map(cut_of, report.clips))
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped_by_kind.items())
         logger.info(

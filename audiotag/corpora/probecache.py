@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from audiotag.corpora.journal import journal_line, open_journal, read_journal
+from audiotag.corpora.matrices import Matrix, probe_matrix
 from audiotag.corpora.parallel import parallel_map
 from audiotag.corpora.probe import Probe, probe_file, probe_part
 from audiotag.corpora.versions import PROBE_VERSION
@@ -41,8 +42,17 @@ def probe_parts(parts: Sequence[PartOfFile], *, cache: Path, num_jobs: int = 1) 
     return probe_all(parts, cache, num_jobs, "measuring parts of files", "parts")
 
 
+def probe_matrices(matrices: Sequence[Matrix], *, cache: Path, num_jobs: int = 1) -> dict[Matrix, Probe]:
+    """The same for stored features."""
+    return probe_all(matrices, cache, num_jobs, "reading features", "clips")
+
+
 def probe_all(
-    tasks: Sequence[str] | Sequence[PartOfFile], cache: Path, num_jobs: int, what: str, unit: str
+    tasks: Sequence[str] | Sequence[PartOfFile] | Sequence[Matrix],
+    cache: Path,
+    num_jobs: int,
+    what: str,
+    unit: str,
 ) -> dict:
     """Probes by task, from the cache or made anew."""
     stamps = stamps_of(path_of(task) for task in tasks)
@@ -63,12 +73,14 @@ def probe_all(
     return results
 
 
-def probe_task(task: str | PartOfFile) -> Probe:
-    """Probe a file or a part of one."""
+def probe_task(task: str | PartOfFile | Matrix) -> Probe:
+    """Probe a file, a part of one, or stored features."""
+    if isinstance(task, Matrix):
+        return probe_matrix(task)
     return probe_file(task) if isinstance(task, str) else probe_part(*task)
 
 
-def path_of(task: str | PartOfFile) -> str:
+def path_of(task: str | PartOfFile | Matrix) -> str:
     """The file of a task."""
     return task if isinstance(task, str) else task[0]
 

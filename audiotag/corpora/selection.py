@@ -9,12 +9,17 @@ from pathlib import Path
 from audiotag.corpora.duplicates import SPLIT_ORDER
 from audiotag.corpora.listing import Listed
 from audiotag.corpora.manifests import SPLITS, Clip, Skipped, SplitReport
+from audiotag.corpora.matrices import Matrix
 from audiotag.corpora.probe import Probe
 from audiotag.corpora.probecache import PartOfFile, probe_parts
 
 
 def select_clips(
-    listed: dict[str, list[Listed]], probes: dict[str, Probe], *, min_duration_s: float, keep_silent: bool
+    listed: dict[str, list[Listed]],
+    probes: dict[str | Matrix, Probe],
+    *,
+    min_duration_s: float,
+    keep_silent: bool,
 ) -> dict[str, SplitReport]:
     """The usable clips of each split, and the others with reasons.
 
@@ -32,7 +37,7 @@ def select_clips(
             elif earlier:
                 found = f"leak: the id is also listed for {earlier}"
             else:
-                found = usable_clip(row, probes.get(row.path, Probe()), min_duration_s, keep_silent)
+                found = usable_clip(row, probes.get(row.source, Probe()), min_duration_s, keep_silent)
             if isinstance(found, Clip):
                 report.clips.append(found)
             else:
@@ -46,14 +51,17 @@ def usable_clip(row: Listed, probe: Probe, min_duration_s: float, keep_silent: b
         return row.problem
     if not is_good_id(row.id):
         return "bad id: it is empty, has a line break or is not UTF-8"
-    if not row.path:
+    if not row.source:
         return "missing"
     if probe.problem and not (keep_silent and probe.is_silent):
         return probe.problem
-    place = row.part.within(probe.duration_s)
+    file = row.stored.recording if row.stored else probe
+    place = row.part.within(file.duration_s)
     if isinstance(place, str):
         return place
-    clip = Clip(row.id, row.path, probe, row.labels, *place, unlabelled=row.unlabelled)
+    clip = Clip(row.id, row.path, file, row.labels, *place, unlabelled=row.unlabelled)
+    if row.stored:
+        clip = replace(clip, part_probe=probe, matrix=row.stored.matrix)
     if clip.duration_s < min_duration_s:
         return f"too short: {clip.duration_s:.3f} s, corpus.min_duration_s is {min_duration_s:g}"
     return clip
@@ -70,7 +78,7 @@ def is_good_id(clip_id: str) -> bool:
 def measure_parts(reports: Iterable[SplitReport], cache: Path, *, keep_silent: bool, num_jobs: int) -> None:
     """Decode the clips that are parts of longer files once more by themselves, and skip the silent ones."""
     reports = list(reports)
-    parts = {part_of(clip) for report in reports for clip in report.clips if clip.length_s is not None}
+    parts = {part_of(clip) for report in reports for clip in report.clips if needs_measuring(clip)}
     if not parts:
         return
     probes = probe_parts(sorted(parts), cache=cache, num_jobs=num_jobs)
@@ -81,10 +89,15 @@ def measure_parts(reports: Iterable[SplitReport], cache: Path, *, keep_silent: b
 
     for report in reports:
         report.clips = [
-            clip if clip.length_s is None else replace(clip, part_probe=probes[part_of(clip)])
+            clip if not needs_measuring(clip) else replace(clip, part_probe=probes[part_of(clip)])
             for clip in report.clips
         ]
         report.sift(problem)
+
+
+def needs_measuring(clip: Clip) -> bool:
+    """Whether what was found out about the file does not hold for the clip."""
+    return clip.length_s is not None and clip.part_probe is None
 
 
 def part_of(clip: Clip) -> PartOfFile:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stage 0 of audioset: check the folder, fetch the official lists where they are missing.
+# Stage 0 of audioset: check the folder, fetch the official lists where they are missing. A folder of icefall's recipe,
+# with cut manifests in data/fbank/, needs none.
 # local/data.sh FOLDER
 # Variables: AUDIOSET_LISTS_URL (Google's public address), PYTHON (python3).
 set -euo pipefail
@@ -12,6 +13,10 @@ main() {
         "AUDIOSET=/path/to/audioset ./run.sh --recipe audioset; audio files lie in its sub-folder audio/, at" \
         "any depth, each named by its YouTube id: audio/eval/--4gqARaEJE.wav"
     [[ -d $folder ]] || fail "AUDIOSET=$folder is not a folder (see db.sh)"
+    if compgen -G "$folder/data/fbank/cuts_*.jsonl*" >/dev/null; then
+        printf '%s\n' "$folder holds cut manifests, as icefall's recipe leaves them: nothing is fetched"
+        return
+    fi
     for name in class_labels_indices balanced_train_segments unbalanced_train_segments eval_segments; do
         [[ -s $folder/$name.csv ]] || fetch "$URL/$name.csv" "$folder/$name.csv"
     done
