@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,16 @@ data: {batch_size: 9, num_workers: 1}
 optimizer: {name: adamw, lr: 1e-3}
 training: {epochs: 4, log_every: 2}
 """
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """What a command sets up that a test calls in its own process must not reach the next test."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 class Recipe:

@@ -49,6 +49,7 @@ def main():
             flag = torch.tensor(float(stop.name is not None))
             dist.all_reduce(flag)
             if flag > 0:
+                stop.disarm()  # as the trainer does once all is saved
                 raise StoppedBySignal(f"stopped by {stop.name}")
             time.sleep(0.02)
         assert what == "nothing" and world.rank in world.gather(world.rank)
