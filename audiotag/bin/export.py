@@ -78,7 +78,9 @@ def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any],
     chosen = choose_weights(args.exp_dir, config.evaluation)
     warn_of_unmeasured_weights(chosen)
     model = chosen_model(chosen, args.exp_dir)
-    found = find_thresholds(args.exp_dir, chosen.origin, model.tagger.labels)
+    found = None
+    if args.to == "package":
+        found = find_thresholds(args.exp_dir, chosen.origin, model.tagger.labels)
     return model, describe(chosen, found), found
 
 
