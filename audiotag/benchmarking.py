@@ -22,6 +22,7 @@ from audiotag.evaluation.scoring import model_inputs
 from audiotag.frontend import FRAME_LENGTH, FRAME_SHIFT
 from audiotag.labels import Label, LabelTable
 from audiotag.losses import BinaryCrossEntropy
+from audiotag.matrixproducts import allow_tf32
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
 from audiotag.tagger import build_tagger
@@ -84,8 +85,7 @@ class Benchmark:
     """
 
     def __init__(self, config: Config, device: torch.device, data_dir: Path) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
-        torch.backends.cudnn.allow_tf32 = config.training.tf32
+        allow_tf32(config.training.tf32)
         torch.manual_seed(config.seed)
         self.device = device
         self.world = World(rank=0, local_rank=0, size=1, device=device)

@@ -32,13 +32,13 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add `--config` and `--set`, which every command of a stage has."""
     parser.add_argument("--config", required=required, metavar="FILE", help="the recipe's YAML file")
+    add_overrides(parser, "override one key of the config, such as optimizer.lr=1e-4; may be repeated")
+
+
+def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add `--set`."""
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override one key of the config, such as optimizer.lr=1e-4; may be repeated",
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=help
     )
 
 

@@ -12,8 +12,6 @@ import logging
 import time
 from pathlib import Path
 
-import torch
-
 from audiotag.commandline import add_config_arguments, config_from_args, make_parser
 from audiotag.config import Config
 from audiotag.data.normalization import warn_of_foreign_normalization
@@ -29,10 +27,12 @@ from audiotag.evaluation.conditions import (
 )
 from audiotag.evaluation.results import write_evaluation
 from audiotag.evaluation.scoring import AMP_DTYPES, check_finite, gather_scores, score_batches
+from audiotag.export.package import TrainedModel
 from audiotag.labels import LabelTable
 from audiotag.logs import progress, set_up_logging
+from audiotag.matrixproducts import allow_tf32
+from audiotag.prediction.model import chosen_model
 from audiotag.provenance import collect_provenance
-from audiotag.tagger import Tagger, build_tagger
 from audiotag.training.averaging import (
     ChosenWeights,
     add_weight_arguments,
@@ -40,7 +40,6 @@ from audiotag.training.averaging import (
     warn_of_unmeasured_weights,
     weight_overrides,
 )
-from audiotag.training.checkpoint import load_weights
 from audiotag.training.loaders import evaluation_loader, windowing
 from audiotag.training.resume import fingerprint
 
@@ -51,16 +50,15 @@ def main() -> None:
     args = parse_arguments()
     config = config_from_args(args)
     # As in validation.
-    torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
-    torch.backends.cudnn.allow_tf32 = config.training.tf32
+    allow_tf32(config.training.tf32)
     with join_world(args.device, timeout_s=config.training.timeout_s) as world:
         set_up_logging(world.rank, args.verbose)
         chosen = choose_weights(args.exp_dir, config.evaluation)
         logger.info("weights: %s (%s)", chosen.name, ", ".join(chosen.files))
         if world.is_main:
             warn_of_unmeasured_weights(chosen)
-        tagger = load_tagger(chosen, args.exp_dir).to(world.device)
-        if not tagger.encoder.batch_independent:
+        model = chosen_model(chosen, args.exp_dir, world.device)
+        if not model.tagger.encoder.batch_independent:
             logger.warning(
                 "encoder %s: the scores of a clip depend on the clips that share its batch; "
                 "compare results of one evaluation.batch_size only",
@@ -68,21 +66,12 @@ def main() -> None:
             )
         # First valid, if it is among them: the thresholds found on it are used on eval.
         for split in sorted(config.evaluation.splits, key=lambda split: split != "valid"):
-            evaluate(split, tagger, chosen, config, args.data_dir, args.exp_dir, world)
-
-
-def load_tagger(chosen: ChosenWeights, exp_dir: Path) -> Tagger:
-    """The model of a checkpoint with the chosen weights."""
-    trained = chosen.checkpoint["config"]
-    labels = LabelTable.from_rows(chosen.checkpoint["labels"])
-    tagger = build_tagger(trained["features"], trained["encoder"], labels)
-    load_weights(tagger, chosen.weights, exp_dir / chosen.files[-1])
-    return tagger
+            evaluate(split, model, chosen, config, args.data_dir, args.exp_dir, world)
 
 
 def evaluate(
     split: str,
-    tagger: Tagger,
+    model: TrainedModel,
     chosen: ChosenWeights,
     config: Config,
     data_dir: Path,
@@ -91,9 +80,9 @@ def evaluate(
 ) -> None:
     """Score one split and write its evaluation folder."""
     choice = config.evaluation
+    tagger = model.tagger
     # The data come as the model knows them, stored or computed as the configuration says.
-    trained = chosen.checkpoint["config"]
-    known = {key: trained["features"][key] for key in ("preset", "target_frames")}
+    known = {key: model.config["features"][key] for key in ("preset", "target_frames")}
     features = config.features.model_copy(update=known)
     config = config.model_copy(update={"features": features})
     where = {"preset": features.preset, "storage": features.storage}
@@ -106,16 +95,15 @@ def evaluate(
         check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **where)), chosen, data_dir)
     if world.is_main:
         warn_of_foreign_normalization(tagger.frontend, coverage, split)
-    loss = trained.get("loss", {}).get("name", "bce")  # which runs of old did not note
     start = time.monotonic()
-    loader = evaluation_loader(config, manifest, len(labels), world, loss=loss)
+    loader = evaluation_loader(config, manifest, len(labels), world, loss=model.loss)
     scores = gather_scores(
         score_batches(
             tagger,
             progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main),
             device=world.device,
             amp_dtype=AMP_DTYPES[choice.amp],
-            loss=loss,
+            loss=model.loss,
             columns=columns,
         ),
         world,
@@ -124,7 +112,7 @@ def evaluate(
         return
     elapsed_s = time.monotonic() - start
     check_finite(scores, tagger, choice.amp)
-    windows = windowing(choice, loss)
+    windows = windowing(choice, model.loss)
     name = chosen.name + folder_suffix(choice.amp, windows)
     folder = exp_dir / f"eval_{split}_{name}"
     metrics = write_evaluation(

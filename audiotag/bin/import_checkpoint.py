@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from audiotag.commandline import make_parser
+from audiotag.commandline import add_overrides, make_parser
 from audiotag.configfile import override_tree
 from audiotag.errors import ConfigError, run_command
 from audiotag.export.package import export_package, load_tagger
@@ -84,14 +84,7 @@ def parse_arguments() -> argparse.Namespace:
         default="model",
         help="the trained weights or the running average of a training checkpoint",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="a setting of the encoder in place of an inferred one; may be repeated",
-    )
+    add_overrides(parser, "a setting of the encoder in place of an inferred one; may be repeated")
     return parser.parse_args()
 
 

@@ -30,6 +30,7 @@ from audiotag.errors import ConfigError, DataError, run_command
 from audiotag.evaluation.thresholds import read_thresholds
 from audiotag.labels import LabelTable
 from audiotag.logs import progress, set_up_logging
+from audiotag.matrixproducts import allow_tf32
 from audiotag.prediction.inputs import Input, find_inputs
 from audiotag.prediction.model import add_model_arguments, open_model
 from audiotag.prediction.predictor import Failure, Predictor
@@ -47,8 +48,7 @@ def main() -> None:
     set_up_logging(verbose=args.verbose)
     device = choose_device(args.device)
     # As in evaluation, whose `training.tf32` is true unless set.
-    torch.backends.cuda.matmul.allow_tf32 = args.tf32
-    torch.backends.cudnn.allow_tf32 = args.tf32
+    allow_tf32(args.tf32)
     model = open_model(args, device)
     labels = model.tagger.labels
     predictor = Predictor(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from audiotag.config import Config
 from audiotag.configfile import load_config
 from audiotag.errors import CheckpointError, ConfigError
@@ -54,7 +56,7 @@ def run_config(exp_dir: Path, overrides: list[str]) -> Config:
     return load_config(path if path.is_file() else None, overrides)
 
 
-def chosen_model(chosen: ChosenWeights, exp_dir: Path, device: str = "cpu") -> TrainedModel:
+def chosen_model(chosen: ChosenWeights, exp_dir: Path, device: str | torch.device = "cpu") -> TrainedModel:
     """The model of a checkpoint with the chosen weights."""
     labels = LabelTable.from_rows(chosen.checkpoint["labels"])
     source = exp_dir / chosen.files[-1]

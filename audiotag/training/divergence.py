@@ -19,6 +19,7 @@ from audiotag.errors import CheckpointError
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
 from audiotag.losses import build_loss
+from audiotag.matrixproducts import allow_tf32
 from audiotag.tagger import Tagger, build_tagger
 from audiotag.training.batchcount import set_batch_count
 from audiotag.training.checkpoint import load_weights
@@ -148,8 +149,7 @@ def replay(path: Path, device: torch.device | str = "cpu") -> Finding | None:
     state = read_dump(path)
     config, labels = state["config"], LabelTable.from_rows(state["labels"])
     # The precision of products is part of what happened.
-    torch.backends.cuda.matmul.allow_tf32 = config["training"]["tf32"]
-    torch.backends.cudnn.allow_tf32 = config["training"]["tf32"]
+    allow_tf32(config["training"]["tf32"])
     tagger = build_tagger(config["features"], config["encoder"], labels).to(device)
     load_weights(tagger, state["model"], path)
     tagger.train()

@@ -22,6 +22,7 @@ from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
 from audiotag.losses import build_loss
 from audiotag.lossweights import class_weights
+from audiotag.matrixproducts import allow_tf32
 from audiotag.optim.freezing import Freezer
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.optim.schedules import build_schedule
@@ -94,13 +95,12 @@ def prepare_trainer(
     With `options.restart` an earlier run in the folder is moved aside, but not before all else is known to be
     well.
     """
-    torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
-    torch.backends.cudnn.allow_tf32 = config.training.tf32
+    allow_tf32(config.training.tf32)
     labels = read_labels(data_dir)
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
     path, state = (None, None) if options.restart else find_checkpoint(exp_dir, options.resume, world)
-    config = fix_batch_limit(config, state, training_clips(config, manifest, data_dir, labels), labels, world)
+    config = fix_batch_limit(config, state, manifest, data_dir, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
     record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest)
@@ -228,16 +228,19 @@ def open_curves(
 
 
 def fix_batch_limit(
-    config: Config, state: dict[str, Any] | None, clips: Any, labels: LabelTable, world: World
+    config: Config,
+    state: dict[str, Any] | None,
+    manifest: IndexedManifest,
+    data_dir: Path,
+    labels: LabelTable,
+    world: World,
 ) -> Config:
-    """With `data.max_duration_s: auto`, put in the number that the run began with, or find it.
-
-    clips: what is trained on.
-    """
+    """With `data.max_duration_s: auto`, put in the number that the run began with, or find it."""
     if config.data.max_duration_s != "auto":
         return config
     limit = state["config"]["data"]["max_duration_s"] if state else None
     if limit is None or needs_other_memory(state["config"], config.model_dump(mode="json")):
+        clips = training_clips(config, manifest, data_dir, labels)
         limit = largest_duration(config, padded_durations(config, clips), len(labels), world)
     return config.model_copy(update={"data": config.data.model_copy(update={"max_duration_s": limit})})
 
