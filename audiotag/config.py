@@ -22,6 +22,7 @@ from audiotag.configbase import (
 from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
 from audiotag.configencoder import AstEncoder, Encoder
 from audiotag.configevaluation import Evaluation
+from audiotag.configinit import Init
 from audiotag.configloss import BceLoss, Loss
 from audiotag.configoptim import AdamW, ConstantSchedule, Optimizer, Schedule
 from audiotag.configtraining import Training
@@ -118,6 +119,8 @@ class Config(Section):
     """Waveform to log-mel features."""
     encoder: Encoder = AstEncoder()
     """The encoder, chosen by `name`."""
+    init: Init = Init()
+    """The weights that training starts from."""
     data: Data = Data()
     """Batches and sampling."""
     augment: Augment = Augment()

@@ -1,0 +1,30 @@
+"""Paths in a configuration that name a variable of db.sh, so that a recipe is the same file on every site."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from audiotag.errors import ConfigError
+
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+def resolve_place(place: str, key: str) -> str:
+    """The place with its variables, $NAME or ${NAME}, replaced by what the environment has for them.
+
+    Args:
+        place: as the configuration has it.
+        key: of the configuration, for the error of a variable that is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        found = os.environ.get(name)
+        if not found:
+            raise ConfigError(
+                f"{key} is {place}, but {name} is not set: write it into db.sh, or set {key} to a path"
+            )
+        return found
+
+    return VARIABLE.sub(value, place)

@@ -1,0 +1,27 @@
+"""Variables of db.sh in paths of a configuration."""
+
+import pytest
+
+from audiotag.errors import ConfigError
+from audiotag.places import resolve_place
+
+
+def test_variables_become_what_the_environment_has(monkeypatch):
+    monkeypatch.setenv("MODELS", "/data/my models")
+    assert resolve_place("$MODELS", "init.model") == "/data/my models"
+    assert resolve_place("${MODELS}/deit.pth", "init.model") == "/data/my models/deit.pth"
+    assert resolve_place("models/deit.pth", "init.model") == "models/deit.pth"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_is_not_set_is_named_with_its_key(monkeypatch, value):
+    monkeypatch.delenv("MODELS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MODELS", value)
+    with pytest.raises(ConfigError, match=r"init\.model is \$MODELS.*MODELS is not set.*db\.sh"):
+        resolve_place("$MODELS", "init.model")
+
+
+def test_what_a_variable_holds_is_taken_as_it_is(monkeypatch):
+    monkeypatch.setenv("MODELS", "/data/$HOME")
+    assert resolve_place("$MODELS", "init.model") == "/data/$HOME"
