@@ -46,9 +46,9 @@ def model_card(
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title}",
-        f"An Audio Spectrogram Transformer of {parameters:,} parameters for {len(model.tagger.labels)} classes, "
-        f"exported by audiotag. It hears clips of {frontend.target_frames / 100:g} s: longer ones are cut, "
-        "shorter ones padded.",
+        f"An Audio Spectrogram Transformer of {parameters:,} parameters for {len(model.tagger.labels)} "
+        f"classes, exported by audiotag. It hears clips of {frontend.target_frames / 100:g} s: longer ones "
+        "are cut, shorter ones padded.",
     ]
     parts += ["## Use", usage(model)]
     parts += ["## Classes", classes(model)]
@@ -106,13 +106,13 @@ def numbers(own: Epsilons, eps: float, difference: Difference | None) -> str:
     lines = []
     if difference is not None:
         lines.append(
-            f"The model was trained with LayerNorm eps of {own} (blocks / final / head). This format knows one "
-            f"for all; {eps:g} is written, as in other published models: {difference.in_words()}."
+            f"The model was trained with LayerNorm eps of {own} (blocks / final / head). This format knows "
+            f"one for all; {eps:g} is written, as in other published models: {difference.in_words()}."
         )
     else:
         lines.append(f"LayerNorm eps are {eps:g}, as in training.")
     lines.append(
-        "In training the mean of each clip was subtracted from its samples. The feature extractor does not do "
-        "that; since it removes the mean of every frame, log-mel values change by a few 1e-4 at most."
+        "In training the mean of each clip was subtracted from its samples. The feature extractor does not "
+        "do that; since it removes the mean of every frame, log-mel values change by a few 1e-4 at most."
     )
     return "\n\n".join(lines)
