@@ -1,4 +1,4 @@
-"""A model to start from: missed before anything is prepared, not by what is trained, and noticed if changed."""
+"""A model to start from: missed before anything is prepared, not by what is trained, noticed if changed."""
 
 from __future__ import annotations
 
