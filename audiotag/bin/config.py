@@ -52,7 +52,8 @@ def main() -> None:
     print(f"storage {config.features.storage}")
     print(f"noise {'yes' if config.augment.noise else 'no'}")
     print(f"init {'yes' if config.init.model else 'no'}")
-    print(f"start {start_path(config)}")
+    if start := start_path(config):
+        print(f"start {start}")
     for stage, key in stage_keys(config).items():
         print(stage, key)
 
