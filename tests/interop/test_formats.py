@@ -64,6 +64,11 @@ def test_other_things_are_refused(tmp_path):
         find_format(tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"it has no config\.json"):
         find_format(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="holds weights alone: name the folder"):
+        find_format(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is not the folder of a Hugging Face model"):
+        read_model(tmp_path / "model.safetensors", "hf", Hints())
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json: damaged"):
         find_format(tmp_path)

@@ -23,6 +23,7 @@ from audiotag.interop.hfexport import export_huggingface
 from audiotag.interop.hfnames import to_foreign, to_own
 from audiotag.interop.huggingface import read_huggingface
 from audiotag.interop.importing import hints_of, import_model
+from audiotag.interop.modelcard import model_card
 from audiotag.interop.sourcemodel import Hints
 from audiotag.labels import Label, LabelTable
 from audiotag.training.checkpoint import save_checkpoint
@@ -401,6 +402,24 @@ def test_the_card_tells_of_labels_metrics_and_licence(tmp_path, monkeypatch):
     own, again = load_model("exp/epoch-2.pt"), load_model("model")
     for name, value in own.tagger.state_dict().items():
         assert torch.equal(again.tagger.state_dict()[name], value), name
+
+
+def test_the_card_has_what_evaluations_found():
+    card = model_card(
+        small_model("ast", "ce"),
+        {
+            "evaluations": {"valid": {"mAP": 0.5, "d_prime": None}, "eval": {"mAP": 0.25, "d_prime": 1.5}},
+            "last_epoch_metrics": {"mAP": 0.75},
+            "provenance": {"audiotag": "1.2.3"},
+        },
+        1e-12,
+        None,
+    )
+    table = ["| metric | valid | eval |", "| --- | --- | --- |", "| mAP | 0.5000 | 0.2500 |"]
+    assert "\n".join([*table, "| d_prime | - | 1.5000 |", ""]) in card
+    assert "0.75" not in card
+    assert "trained with audiotag 1.2.3" in card
+    assert ".softmax(-1)" in card
 
 
 def test_what_the_format_cannot_express_is_refused(tmp_path):
