@@ -105,7 +105,7 @@ build_command() {
         1) COMMAND=("$PYTHON" -m audiotag.bin.prepare "${config[@]}" --data-dir data --nj "$NJ") ;;
         2) COMMAND=("$PYTHON" -m audiotag.bin.extract_features "${config[@]}" --data-dir data --nj "$NJ") ;;
         3) COMMAND=("$PYTHON" -m audiotag.bin.prepare_noise "${config[@]}" --data-dir data --nj "$NJ") ;;
-        4) COMMAND=("$PYTHON" -m audiotag.bin.corpus_stats "${config[@]}" --data-dir data --nj "$NJ") ;;
+        4) COMMAND=("$PYTHON" -m audiotag.bin.stats "${config[@]}" --data-dir data --nj "$NJ") ;;
         5)
             use_gpus "$NGPU"
             build_launcher

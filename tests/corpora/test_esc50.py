@@ -131,7 +131,7 @@ def test_a_list_that_is_not_right_is_named_with_the_line(corpus, tmp_path, befor
 
 
 def test_another_folder_is_refused(corpus, tmp_path):
-    with pytest.raises(DataError, match="must be the folder of ESC-50 with meta/ and audio/"):
+    with pytest.raises(DataError, match="must be the folder of ESC-50, with meta/ and audio/"):
         prepare(corpus / "meta", tmp_path)
     (corpus / "meta" / "esc50.csv").write_text("filename,fold,target,category,esc10,src_file,take\n")
     with pytest.raises(DataError, match="lists no clips"):

@@ -91,7 +91,7 @@ def test_dry_run_prints_commands_and_runs_nothing(tree, drive):
     assert done.returncode == 0, done.stderr
     assert sorted(tree.rglob("*")) == before
     modules = re.findall(r"-m audiotag\.bin\.(\w+)", done.stdout)
-    expected = "prepare extract_features prepare_noise corpus_stats train evaluate report export"
+    expected = "prepare extract_features prepare_noise stats train evaluate report export"
     assert modules == expected.split()
     assert "local/data.sh corpus" in done.stdout
 
