@@ -5,8 +5,20 @@
 # are missing.
 export AUDIOSET=${AUDIOSET:-}
 
+# ESC-50 (https://github.com/karolpiczak/ESC-50): meta/esc50.csv and audio/; stage 0 fills an empty folder.
+export ESC50=${ESC50:-}
+
+# Speech Commands V2: a folder for each word, validation_list.txt, testing_list.txt; stage 0 fills an empty folder.
+export SPEECHCOMMANDS=${SPEECHCOMMANDS:-}
+
 # Your own recordings, for the recipe mydata: a CSV that lists them, or a folder with one folder per class.
 export MYDATA=${MYDATA:-}
 
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
 export MUSAN=${MUSAN:-}
+
+# Pretrained weights that configurations start from (init.model): an AST trained on AudioSet, such as
+# audioset_10_10_0.4593.pth, and a distilled DeiT trained on ImageNet,
+# deit_base_distilled_patch16_384-d0272ac0.pth.
+export AST_CHECKPOINT=${AST_CHECKPOINT:-}
+export DEIT_CHECKPOINT=${DEIT_CHECKPOINT:-}
