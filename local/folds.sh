@@ -202,14 +202,15 @@ cross_validate() {
 
 # Print what the folds, and the table over them, would run.
 print_folds() {
-    local fold slot
+    local fold slot gpus
     ((FIRST > 0)) || print_commands 0 0
     ((LAST > 0)) || return 0
     choose_jobs
     for ((fold = 1; fold <= RECIPE_FOLDS; fold++)); do
         slot=$(((fold - 1) % JOBS))
         set_fold_command "$fold" "$slot" "$@"
-        printf '# fold %s of %s, with %s\n' "$fold" "$RECIPE_FOLDS" "$(quote_command "${ENVIRONMENT[@]}")"
+        gpus=$(printf '%s\n' "${ENVIRONMENT[@]}" | grep '^CUDA_VISIBLE_DEVICES=' || true)
+        printf '# fold %s of %s%s\n' "$fold" "$RECIPE_FOLDS" "${gpus:+, with $gpus}"
         (cd -- "$CALLER_DIR" && env "${ENVIRONMENT[@]}" "${COMMAND[@]}")
     done
     if ((FIRST <= 7 && LAST >= 7)); then
