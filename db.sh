@@ -16,9 +16,3 @@ export MYDATA=${MYDATA:-}
 
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
 export MUSAN=${MUSAN:-}
-
-# Pretrained weights that configurations start from (init.model): an AST trained on AudioSet, such as
-# audioset_10_10_0.4593.pth, and a distilled DeiT trained on ImageNet,
-# deit_base_distilled_patch16_384-d0272ac0.pth.
-export AST_CHECKPOINT=${AST_CHECKPOINT:-}
-export DEIT_CHECKPOINT=${DEIT_CHECKPOINT:-}
