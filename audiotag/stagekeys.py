@@ -13,6 +13,7 @@ from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.esc50 import LIST as ESC50_LIST
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
+from audiotag.errors import DataError
 
 # Settings of how a run goes about its work, which leave its result what it is.
 RUNTIME_KEYS = (
@@ -107,10 +108,10 @@ def file_stamp(path: Path) -> list[int] | None:
 
 
 def folder_digest(folder: Path) -> str | None:
-    """A hash of the names and sizes of all audio files below a folder."""
+    """A hash of the names and sizes of all audio files below a folder; None where it cannot be listed."""
     try:
         files = sorted((path, Path(path).stat().st_size) for _, path in audio_below(folder, Counter()))
-    except OSError:
+    except (OSError, DataError):
         return None
     return digest([[path, size] for path, size in files])
 

@@ -15,6 +15,7 @@ import urllib.request
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NoReturn
 
 PART = ".fetched"
 CHUNK = 2**20
@@ -32,13 +33,18 @@ def main() -> None:
         unpack(part / "archive", part / "content")
         move(part / "content", folder, last)
     except DAMAGED as error:
-        sys.exit(
-            f"error: what {url} sent is no whole archive ({error}): fetch it elsewhere, unpack it in {folder}"
-        )
+        fail(f"what {url} sent is no whole archive", error, f"fetch it elsewhere and unpack it in {folder}")
     except OSError as error:
-        sys.exit(f"error: {url} could not be fetched into {folder} ({error}); fetch and unpack it by hand")
+        fail(f"{url} could not be fetched into {folder}", error, "fetch and unpack it by hand")
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def fail(what: str, error: Exception, advice: str) -> NoReturn:
+    """Leave with one line; a library's reasons may have several."""
+    reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
+    print(f"error: {what} ({reason}): {advice}", file=sys.stderr)
+    sys.exit(2)
 
 
 def fetch(url: str, path: Path) -> None:

@@ -137,7 +137,7 @@ def test_noise_is_added_to_normalised_features_of_padding_too_and_all_is_rolled(
         assert changed.shape == (1, 128, 128)
         added = {shift: changed.roll(-shift, 1) - plain for shift in range(-10, 10)}
         fitting = [
-            shift for shift, noise in added.items() if -1e-6 <= noise.min() and noise.max() <= 0.1 + 1e-6
+            shift for shift, noise in added.items() if noise.min() >= -1e-6 and noise.max() <= 0.1 + 1e-6
         ]
         assert len(fitting) == 1
         assert (added[fitting[0]][:, int(frames) :] > 0).any()
