@@ -51,6 +51,8 @@ def prepare_esc50(manifests_dir: Path, settings: Esc50Corpus, *, num_jobs: int =
     for row in rows:
         clip = listed_clip(row, folder / "audio", index_of_target[row.target])
         listed[split_of(row.fold, settings)].append(clip)
+    if settings.valid == "fold" and not listed["valid"]:
+        raise DataError(f"{folder / LIST} has no clips in the fold that corpus.valid: fold validates on")
     logger.info("fold %d of %d is eval; %d classes", settings.fold, NUM_FOLDS, len(table))
     notes = {"task": "single-label", "fold": settings.fold}
     prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, notes=notes)

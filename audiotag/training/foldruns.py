@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from audiotag.configfile import validate
 from audiotag.errors import CheckpointError, DataError
 from audiotag.evaluation.crossvalidation import FoldRun
 from audiotag.evaluation.freshness import leave_out_stale
@@ -67,7 +68,7 @@ def check_fold(state: dict[str, Any], fold: int, folder: Path) -> None:
 
 def check_same_experiment(first: dict[str, Any], state: dict[str, Any], folder: Path) -> None:
     """Refuse a fold that was trained with other settings, or on other classes, than the first one."""
-    expected, found = flatten(first["config"]), flatten(state["config"])
+    expected, found = settings_of(first, folder), settings_of(state, folder)
     own = OWN_KEYS
     if expected.get("features.normalization") == "corpus":
         own += MEASURED_KEYS
@@ -81,6 +82,12 @@ def check_same_experiment(first: dict[str, Any], state: dict[str, Any], folder: 
             )
     if first["labels"] != state["labels"]:
         raise CheckpointError(f"{folder} was trained on other classes than fold 1")
+
+
+def settings_of(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration as dotted keys; those that came with a newer version have their defaults."""
+    config = validate(state["config"], {}, f"a checkpoint of {folder.parent}")
+    return flatten(config.model_dump(mode="json"))
 
 
 def run_of(state: dict[str, Any], fold: int, folder: Path) -> FoldRun:

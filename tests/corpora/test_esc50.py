@@ -130,6 +130,14 @@ def test_a_list_that_is_not_right_is_named_with_the_line(corpus, tmp_path, befor
     assert str(corpus / "meta" / "esc50.csv") in str(caught.value)
 
 
+def test_a_fold_without_clips_cannot_be_held_out(corpus, tmp_path):
+    path = corpus / "meta" / "esc50.csv"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("2-")]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"has no clips in the fold that corpus\.valid: fold validates on"):
+        prepare(corpus, tmp_path, valid="fold")
+
+
 def test_another_folder_is_refused(corpus, tmp_path):
     with pytest.raises(DataError, match="must be the folder of ESC-50, with meta/ and audio/"):
         prepare(corpus / "meta", tmp_path)

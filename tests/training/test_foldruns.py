@@ -30,6 +30,8 @@ def write_fold(exp_dir, fold, *overrides, epoch=2, labels=TABLE, of=None):
     for key, value in (("corpus.fold", of or fold), *overrides):
         section, name = key.split(".")
         config[section][name] = value
+        if value is None:  # a key that the version which wrote the file did not know
+            del config[section][name]
     state = {
         **{name: {} for name in ("model", "optimizer", "scaler", "metrics")},
         "position": {"epoch": epoch, "step": 3 * epoch},
@@ -91,7 +93,9 @@ def test_what_does_not_make_another_experiment_may_differ(tmp_path):
     write_fold(tmp_path, 2, *measured, ("features.mean", -4.1), ("data.num_workers", 7), ("corpus.dir", "/b"))
     assert len(read_folds(tmp_path, 2)) == 2
     for fold in (1, 2):
+        write_fold(tmp_path / "older", fold, *([("corpus.leaks", None)] if fold == 1 else []))
         write_fold(tmp_path / "early", fold, ("training.patience", 1), epoch=3 - fold)
+    assert len(read_folds(tmp_path / "older", 2)) == 2
     assert [max(run.by_epoch) for run in read_folds(tmp_path / "early", 2)] == [2, 1]
 
 
