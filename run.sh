@@ -9,6 +9,8 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 fi
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+# `sbatch run.sh` runs a copy that lies elsewhere; it was called in this folder.
+[[ -f $ROOT/local/log.sh || -z ${SLURM_SUBMIT_DIR:-} ]] || ROOT=$SLURM_SUBMIT_DIR
 readonly ROOT
 # shellcheck source=local/log.sh
 source "$ROOT/local/log.sh"
@@ -26,6 +28,8 @@ source "$ROOT/local/stages.sh"
 source "$ROOT/local/marks.sh"
 # shellcheck source=local/settings.sh
 source "$ROOT/local/settings.sh"
+# shellcheck source=local/folds.sh
+source "$ROOT/local/folds.sh"
 
 main() {
     parse_options "$@"
@@ -40,7 +44,7 @@ main() {
     check_options
     make_settings
     if [[ ${OPT[dry-run]} == yes ]]; then
-        print_commands
+        if runs_all_folds; then print_folds "$@"; else print_commands "$FIRST" "$LAST"; fi
         return
     fi
     check_port
@@ -55,17 +59,30 @@ main() {
     find_python
     cd -- "$RECIPE_DIR"
     read_keys
-    local stage
-    for ((stage = FIRST; stage <= LAST; stage++)); do
+    if runs_all_folds; then
+        run_folds "$@"
+        return
+    fi
+    run_stages "$FIRST" "$LAST"
+    LOG_LABEL=run
+    show_results
+}
+
+# run_stages FIRST LAST: one stage after the other, each with the lock that it needs.
+run_stages() {
+    local stage folder
+    for ((stage = $1; stage <= $2; stage++)); do
         # Stage 0 is quick, and what is said of the corpus comes first.
         if ((stage == (FIRST > 0 ? FIRST : 1))); then
             check_start
         fi
         LOG_LABEL="stage $stage: $(stage_name "$stage")"
         if ((stage <= 4)); then
-            # All runs of a recipe share its data.
-            make_folder data
-            take_lock data/.lock "another run that prepares $PWD/data"
+            # All runs of a recipe share its data, and all folds its corpus.
+            folder=$DATA_DIR
+            ((stage > 0)) || folder=data
+            make_folder "$folder"
+            take_lock "$folder/.lock" "another run that prepares $PWD/$folder"
             run_stage "$stage"
             release_lock
         elif ((stage == 5 && NODE == 0)); then
@@ -80,8 +97,6 @@ main() {
             run_stage "$stage"
         fi
     done
-    LOG_LABEL=run
-    show_results
 }
 
 # A recipe is a folder of egs/ whose run.sh sets a few variables and calls this file again.
@@ -95,11 +110,11 @@ hand_over_to_recipe() {
     exec "$BASH" "$file" "$@"
 }
 
-# Print what the stages would run.
+# print_commands FIRST LAST: print what the stages would run.
 print_commands() {
     local stage
     guess_python
-    for ((stage = FIRST; stage <= LAST; stage++)); do
+    for ((stage = $1; stage <= $2; stage++)); do
         build_command "$stage"
         printf '# stage %s: %s\n' "$stage" "$(stage_name "$stage")"
         if [[ $stage == [35] && -n $RECIPE_NOISE ]]; then
@@ -165,7 +180,7 @@ stage_log() {
     local node=''
     ((NODE == 0)) || node=.node$NODE
     if (($1 < 5)); then
-        printf '%s\n' "$PWD/data/log/stage$1.log"
+        printf '%s\n' "$PWD/$DATA_DIR/log/stage$1.log"
     else
         printf '%s\n' "$PWD/$EXP_DIR/log/stage$1$node.log"
     fi

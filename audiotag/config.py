@@ -19,7 +19,13 @@ from audiotag.configbase import (
     Seed,
     Share,
 )
-from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
+from audiotag.configcorpus import (
+    AudioSetCorpus,
+    CutsCorpus,
+    Esc50Corpus,
+    MyDataCorpus,
+    SpeechCommandsCorpus,
+)
 from audiotag.configencoder import AstEncoder, Encoder
 from audiotag.configevaluation import Evaluation
 from audiotag.configinit import Init
@@ -103,7 +109,10 @@ class Data(Section):
         return self
 
 
-Corpus = Annotated[AudioSetCorpus | MyDataCorpus | CutsCorpus, Field(discriminator="name")]
+Corpus = Annotated[
+    AudioSetCorpus | Esc50Corpus | SpeechCommandsCorpus | MyDataCorpus | CutsCorpus,
+    Field(discriminator="name"),
+]
 
 
 class Config(Section):

@@ -24,8 +24,10 @@ class Preparation(Section):
     silent: Literal["skip", "keep"] = "skip"
     """What becomes of clips without any sound."""
     duplicates: Literal["skip", "keep"] = "skip"
-    """What becomes of a clip with the same audio as an earlier one of its split; one whose audio is also in
-    eval or valid never stays in train."""
+    """What becomes of a clip with the same audio as an earlier one of its split."""
+    leaks: Literal["skip", "keep"] = "skip"
+    """What becomes of a clip of train whose audio is also in eval or valid, and of one of valid that is also
+    in eval; `keep` is for a published division into splits, and the results say how many there are."""
     max_skip: Share = 0.05
     """Largest share of listed clips of a split that may be missing or unusable before stage 1 fails."""
     audio_copy: Literal["none", "flac"] = "none"
@@ -47,6 +49,49 @@ class AudioSetCorpus(Preparation):
     """Segment lists whose clips are evaluated on, relative to `dir`."""
     audio_dir: str = "audio"
     """Folder of the audio files, relative to `dir`, searched with all its sub-folders."""
+
+
+class PublishedSplits(Preparation):
+    """A corpus that is published with its splits: results compare where no clip is left out of them."""
+
+    silent: Literal["skip", "keep"] = "keep"
+    """What becomes of clips without any sound."""
+    duplicates: Literal["skip", "keep"] = "keep"
+    """What becomes of a clip with the same audio as an earlier one of its split."""
+    leaks: Literal["skip", "keep"] = "keep"
+    """What becomes of a clip of train whose audio is also in eval or valid, and of one of valid that is also
+    in eval; the results say how many are kept."""
+
+
+class Esc50Corpus(PublishedSplits):
+    """ESC-50 as it is published: `meta/esc50.csv` and `audio/`, 2,000 clips in five folds."""
+
+    name: Literal["esc50"] = "esc50"
+    """Which reader prepares the corpus."""
+    dir: str | None = None
+    """Folder of the corpus; recipes fill it in from db.sh."""
+    fold: Annotated[int, Field(ge=1, le=5)] = 1
+    """The fold whose clips are eval; the other four are trained on. The recipe's driver sets it."""
+    esc10: bool = False
+    """Take only the ten classes of ESC-10."""
+    valid: Literal["holdout", "eval", "fold"] = "holdout"
+    """`holdout`: clips held out of train, those of one source file together; `fold`: the fold after eval's,
+    which leaves three to train on; `eval`: the evaluation clips themselves, as published, which the results
+    then say."""
+
+
+class SpeechCommandsCorpus(PublishedSplits):
+    """Speech Commands as it is published: a folder of clips for each word, and the two lists of what is not
+    trained on."""
+
+    name: Literal["speechcommands"] = "speechcommands"
+    """Which reader prepares the corpus."""
+    dir: str | None = None
+    """Folder of the corpus; recipes fill it in from db.sh."""
+    valid_list: str = "validation_list.txt"
+    """List of the clips of valid, relative to `dir`, each as <word>/<file>."""
+    eval_list: str = "testing_list.txt"
+    """List of the clips of eval, likewise."""
 
 
 class CutsCorpus(Preparation):

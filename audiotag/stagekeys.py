@@ -8,11 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 from audiotag.config import Config
-from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
+from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, Esc50Corpus, Preparation, SpeechCommandsCorpus
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
+from audiotag.corpora.esc50 import LIST as ESC50_LIST
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
-from audiotag.errors import ConfigError
+from audiotag.errors import ConfigError, DataError
 from audiotag.places import resolve_place
 
 # Settings of how a run goes about its work, which leave its result what it is.
@@ -65,7 +66,7 @@ def stage_keys(config: Config) -> dict[str, str]:
     }
 
 
-def corpus_digests(corpus: AudioSetCorpus | MyDataCorpus | CutsCorpus) -> dict[str, object]:
+def corpus_digests(corpus: Preparation) -> dict[str, object]:
     """Hashes of what lists a corpus' clips and classes, so that an edited list redoes the stages."""
     if corpus.dir is None:
         return {}
@@ -73,6 +74,11 @@ def corpus_digests(corpus: AudioSetCorpus | MyDataCorpus | CutsCorpus) -> dict[s
     if isinstance(corpus, AudioSetCorpus):
         lists = (corpus.labels, *corpus.train_lists, *corpus.eval_lists)
         return {name: file_digest(folder / name) for name in lists}
+    if isinstance(corpus, Esc50Corpus):
+        return {"clips": file_digest(folder / ESC50_LIST)}
+    if isinstance(corpus, SpeechCommandsCorpus):
+        lists = {name: file_digest(folder / name) for name in (corpus.valid_list, corpus.eval_list)}
+        return {"clips": folder_digest(folder), **lists}
     if isinstance(corpus, CutsCorpus):
         names = (*corpus.train_cuts, *corpus.valid_cuts, *corpus.eval_cuts)
         # Manifests of millions of cuts are not read for every look at the keys.
@@ -103,10 +109,10 @@ def file_stamp(path: Path) -> list[int] | None:
 
 
 def folder_digest(folder: Path) -> str | None:
-    """A hash of the names and sizes of all audio files below a folder."""
+    """A hash of the names and sizes of all audio files below a folder; None where it cannot be listed."""
     try:
         files = sorted((path, Path(path).stat().st_size) for _, path in audio_below(folder, Counter()))
-    except OSError:
+    except (OSError, DataError):
         return None
     return digest([[path, size] for path, size in files])
 

@@ -77,9 +77,9 @@ list_products() {
     local -a places
     case $1 in
         1)
-            places=(data/manifests/)
+            places=("$DATA_DIR/manifests/")
             # The list of the copies stands for them all.
-            [[ ! -f data/audio/copies.jsonl ]] || places+=(data/audio/copies.jsonl)
+            [[ ! -f $DATA_DIR/audio/copies.jsonl ]] || places+=("$DATA_DIR/audio/copies.jsonl")
             ;;
         5) mapfile -t places < <(compgen -G "$EXP_DIR/epoch-*.pt" | sort -V | tail -n 1) ;;
         6) mapfile -t places < <(compgen -G "$EXP_DIR/eval_*/") ;;

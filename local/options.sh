@@ -11,6 +11,8 @@ stage      | N            | 0                                   | first stage to
 stop-stage | N            | 8                                   | last stage to run
 set        | KEY=VALUE... | (none)                              | override one key of the config, such as optimizer.lr=1e-4; may be repeated
 ngpu       | N            | (number of visible GPUs)            | GPUs, each with one process of training and evaluation; 0 uses the CPU; without GPUs N is a number of CPU processes
+fold       | N            | (all of them)                       | run this fold alone of a recipe with folds, such as esc50, into data/fold<N> and exp/<tag>/fold<N>; in a Slurm array the number of its task is the fold
+fold-jobs  | N            | (number of visible GPUs, or 1)      | folds that run side by side, each with GPUs of its own: as many as --ngpu says, or 1
 num-nodes  | N            | 1                                   | machines that train together; from 2 on call stage 5 on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set
 max-duration | N          | (as in the config)                  | most seconds of audio of a batch on one process, in place of a number of clips: data.max_duration_s, with data.batch_size null
 nj         | N            | (number of CPU cores, at most 8)    | processes that prepare data
@@ -98,7 +100,7 @@ check_options() {
         [[ ${ARGUMENT[$name]} == N && -n ${OPT[$name]} ]] || continue
         [[ ${OPT[$name]} =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "--$name ${OPT[$name]}: expected a whole number"
     done
-    for name in num-nodes max-duration nj epoch avg; do
+    for name in fold fold-jobs num-nodes max-duration nj epoch avg; do
         [[ ${OPT[$name]} != 0 ]] || fail "--$name must be at least 1"
     done
     for name in stage stop-stage; do

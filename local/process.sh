@@ -11,6 +11,10 @@ readonly STOPPED=75
 # How the work goes on after that; the driver knows of options that must go first.
 GO_ON="the same command goes on from there"
 
+# Whether this driver runs one of the folds for another driver.
+readonly IS_PART=${AUDIOTAG_PART:-no}
+export -n AUDIOTAG_PART
+
 CHILD=      # process group of the running program
 CHILD_LOG=  # where its output goes
 WRITER=     # process that writes its log
@@ -67,9 +71,10 @@ await_writer() {
 # program which has saved its state.
 stop_on_signal() {
     local tick workers status=0
-    # A scheduler may send more than one; only a person's second Ctrl-C, or a second SIGTERM, kills.
+    # A scheduler may send more than one; only a person's second Ctrl-C, or a second SIGTERM, kills. The driver
+    # of a fold may get each twice, by way of that of all folds, which kills it with its descendants.
     trap '' USR1
-    trap 'kill_all' INT TERM HUP
+    if [[ $IS_PART == yes ]]; then trap '' INT TERM HUP; else trap 'kill_all' INT TERM HUP; fi
     if [[ -n $CHILD ]]; then
         log "SIG$1: stopping"
         DESCENDANTS=$(list_descendants "$CHILD")

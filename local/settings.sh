@@ -9,11 +9,13 @@
 #   RECIPE_CORPUS        folder of the corpus, or the list of it, relative to the recipe's or absolute; empty when
 #                        none is known
 #   RECIPE_GENERATES     yes when local/data.sh makes that folder, no when it only checks one of the user's
+#   RECIPE_FOLDS         number of folds of a cross-validation, or empty; corpus.fold of the config is the one to
+#                        evaluate on
 #   RECIPE_VARIABLES     names of the variables that change what local/data.sh generates
 #   RECIPE_NOISE         folder of a MUSAN-style noise corpus, or empty
 read_recipe() {
     : "${RECIPE_TITLE:?}" "${RECIPE_CONFIG:?}" "${RECIPE_GENERATES:?}"
-    : "${RECIPE_CORPUS=}" "${RECIPE_VARIABLES=}" "${RECIPE_NOISE=}"
+    : "${RECIPE_CORPUS=}" "${RECIPE_FOLDS=}" "${RECIPE_VARIABLES=}" "${RECIPE_NOISE=}"
     # A driver that one of the stages might call starts with its own recipe.
     export -n AUDIOTAG_RECIPE_DIR
     RECIPE_DIR=$AUDIOTAG_RECIPE_DIR
@@ -25,6 +27,7 @@ read_recipe() {
 
 # Set everything that the stages need to know before Python runs.
 make_settings() {
+    CALLER_DIR=$PWD
     FIRST=${OPT[stage]}
     LAST=${OPT[stop-stage]}
     REPORTED=no
@@ -33,16 +36,36 @@ make_settings() {
     TAG=${OPT[tag]:-${CONFIG##*/}}
     TAG=${TAG%.y*ml}
     check_tag "$TAG"
-    EXP_DIR=exp/$TAG
+    choose_fold
+    DATA_DIR=data${FOLD:+/fold$FOLD}
+    EXP_DIR=exp/$TAG${FOLD:+/fold$FOLD}
     make_overrides
     # nproc would take OMP_NUM_THREADS for the number of cores.
     CORES=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     NJ=${OPT[nj]:-$((CORES < 8 ? CORES : 8))}
     VISIBLE_GPUS=$(($(list_gpus | wc -l)))
     NGPU=${OPT[ngpu]:-$VISIBLE_GPUS}
+    # The folds are what is spread over GPUs: a fold's batches shall not depend on how many there are.
+    [[ -z $RECIPE_FOLDS || -n ${OPT[ngpu]} ]] || NGPU=$((VISIBLE_GPUS > 0))
     ((VISIBLE_GPUS == 0 || NGPU <= VISIBLE_GPUS)) ||
         fail "--ngpu $NGPU: only $VISIBLE_GPUS GPUs are visible"
     check_nodes
+}
+
+# Set FOLD to the one that this run is for; it stays empty for all folds, and where a recipe has none.
+choose_fold() {
+    local given="--fold ${OPT[fold]}"
+    FOLD=${OPT[fold]}
+    if [[ -z $RECIPE_FOLDS ]]; then
+        [[ -z $FOLD${OPT[fold-jobs]} ]] || fail "recipe $RECIPE_NAME has no folds: leave --fold and --fold-jobs out"
+        return
+    fi
+    if [[ -z $FOLD && -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+        FOLD=$SLURM_ARRAY_TASK_ID
+        given="SLURM_ARRAY_TASK_ID=$FOLD, which is taken for --fold"
+    fi
+    [[ -z $FOLD || $FOLD =~ ^[1-9][0-9]{0,3}$ && $FOLD -le $RECIPE_FOLDS ]] ||
+        fail "$given: recipe $RECIPE_NAME has the folds 1 to $RECIPE_FOLDS"
 }
 
 # Print the config file as the recipe's folder sees it.
@@ -66,6 +89,7 @@ make_overrides() {
     NOISE_GIVEN=no
     SET_ARGUMENTS=()
     [[ -z $CORPUS ]] || SET_ARGUMENTS+=(--set "corpus.dir=$(yaml_text "$CORPUS")")
+    [[ -z $FOLD ]] || SET_ARGUMENTS+=(--set "corpus.fold=$FOLD")
     if [[ -n ${OPT[max-duration]} ]]; then
         SET_ARGUMENTS+=(--set data.batch_size=null --set "data.max_duration_s=${OPT[max-duration]}")
     fi
@@ -74,6 +98,9 @@ make_overrides() {
             corpus.dir=*)
                 CORPUS=${override#*=}
                 CORPUS_GIVEN=yes
+                ;;
+            corpus.fold=*)
+                [[ -z $RECIPE_FOLDS ]] || fail "--set $override: the folds of $RECIPE_NAME are chosen with --fold N"
                 ;;
             augment.noise.dir=* | augment.noise=*) NOISE_GIVEN=yes ;;
         esac
@@ -110,6 +137,7 @@ check_nodes() {
     local name
     NODE=0
     ((${OPT[num-nodes]} > 1)) || return 0
+    ! runs_all_folds || fail "--num-nodes ${OPT[num-nodes]} trains one fold: add --fold N"
     ((FIRST == 5 && LAST == 5)) ||
         fail "--num-nodes ${OPT[num-nodes]} is for training: add --stage 5 --stop-stage 5," \
             "and run the other stages on one node"

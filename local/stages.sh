@@ -32,10 +32,10 @@ stage_name() {
 stage_mark() {
     case $1 in
         0) printf '%s\n' "$CORPUS/.done" ;;
-        1) printf '%s\n' data/manifests/.done ;;
-        2) printf '%s\n' "data/fbank/${KEY[preset]}/.done" ;;
-        3) printf '%s\n' "data/noise/${KEY[preset]}/.done" ;;
-        4) printf '%s\n' "data/stats/${KEY[stats]}/.done" ;;
+        1) printf '%s\n' "$DATA_DIR/manifests/.done" ;;
+        2) printf '%s\n' "$DATA_DIR/fbank/${KEY[preset]}/.done" ;;
+        3) printf '%s\n' "$DATA_DIR/noise/${KEY[preset]}/.done" ;;
+        4) printf '%s\n' "$DATA_DIR/stats/${KEY[stats]}/.done" ;;
         5) printf '%s\n' "$EXP_DIR/.done_train" ;;
         6) printf '%s\n' "$EXP_DIR/.done_evaluate" ;;
         7) printf '%s\n' "$EXP_DIR/.done_report" ;;
@@ -47,10 +47,10 @@ stage_mark() {
 stage_product() {
     case $1 in
         0) printf '%s\n' "$CORPUS" ;;
-        1) printf '%s\n' data/manifests/cuts_train.jsonl ;;
-        2) printf '%s\n' "data/fbank/${KEY[preset]}/cuts_train.jsonl" ;;
-        3) printf '%s\n' "data/noise/${KEY[preset]}/cuts_noise.jsonl" ;;
-        4) printf '%s\n' "data/stats/${KEY[stats]}/stats.json" ;;
+        1) printf '%s\n' "$DATA_DIR/manifests/cuts_train.jsonl" ;;
+        2) printf '%s\n' "$DATA_DIR/fbank/${KEY[preset]}/cuts_train.jsonl" ;;
+        3) printf '%s\n' "$DATA_DIR/noise/${KEY[preset]}/cuts_noise.jsonl" ;;
+        4) printf '%s\n' "$DATA_DIR/stats/${KEY[stats]}/stats.json" ;;
         5) printf '%s\n' "$EXP_DIR/epoch-*.pt" ;;
         6) printf '%s\n' "$EXP_DIR/eval_*/metrics.json" ;;
         7) printf '%s\n' "$EXP_DIR/RESULTS.md" ;;
@@ -102,14 +102,14 @@ build_command() {
             ENVIRONMENT+=("PYTHON=$PYTHON")
             COMMAND=("$BASH" local/data.sh "$CORPUS")
             ;;
-        1) COMMAND=("$PYTHON" -m audiotag.bin.prepare "${config[@]}" --data-dir data --nj "$NJ") ;;
-        2) COMMAND=("$PYTHON" -m audiotag.bin.extract_features "${config[@]}" --data-dir data --nj "$NJ") ;;
-        3) COMMAND=("$PYTHON" -m audiotag.bin.prepare_noise "${config[@]}" --data-dir data --nj "$NJ") ;;
-        4) COMMAND=("$PYTHON" -m audiotag.bin.corpus_stats "${config[@]}" --data-dir data --nj "$NJ") ;;
+        1) COMMAND=("$PYTHON" -m audiotag.bin.prepare "${config[@]}" --data-dir "$DATA_DIR" --nj "$NJ") ;;
+        2) COMMAND=("$PYTHON" -m audiotag.bin.extract_features "${config[@]}" --data-dir "$DATA_DIR" --nj "$NJ") ;;
+        3) COMMAND=("$PYTHON" -m audiotag.bin.prepare_noise "${config[@]}" --data-dir "$DATA_DIR" --nj "$NJ") ;;
+        4) COMMAND=("$PYTHON" -m audiotag.bin.stats "${config[@]}" --data-dir "$DATA_DIR" --nj "$NJ") ;;
         5)
             use_gpus "$NGPU"
             build_launcher
-            COMMAND+=(audiotag.bin.train "${config[@]}" --data-dir data --exp-dir "$EXP_DIR")
+            COMMAND+=(audiotag.bin.train "${config[@]}" --data-dir "$DATA_DIR" --exp-dir "$EXP_DIR")
             if is_forced 5; then
                 COMMAND+=(--restart)
                 GO_ON="the same command without --restart or --force goes on from there"
@@ -118,7 +118,7 @@ build_command() {
         6)
             use_gpus "$NGPU"
             build_launcher
-            COMMAND+=(audiotag.bin.evaluate "${config[@]}" --data-dir data --exp-dir "$EXP_DIR")
+            COMMAND+=(audiotag.bin.evaluate "${config[@]}" --data-dir "$DATA_DIR" --exp-dir "$EXP_DIR")
             ;;
         7) COMMAND=("$PYTHON" -m audiotag.bin.report "${config[@]}" --exp-dir "$EXP_DIR") ;;
         8)

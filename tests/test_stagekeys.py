@@ -8,6 +8,7 @@ import pytest
 
 from audiotag.configfile import load_config
 from audiotag.stagekeys import stage_keys, start_path
+from tests.corpora.publishedcorpora import make_esc50, make_speechcommands
 
 
 def keys(*overrides: str, corpus: str = "mydata") -> dict[str, str]:
@@ -61,11 +62,32 @@ def test_names_and_sizes_of_the_files_in_class_folders_count(corpus):
 
 @pytest.mark.parametrize("given", [[], ["corpus.dir=/nowhere"], ["corpus.dir=/nowhere/list.csv"]])
 @pytest.mark.parametrize("more", [[], ["corpus.labels=absent.txt"], ["corpus.list=absent.csv"]])
-@pytest.mark.parametrize("corpus_name", ["mydata", "audioset"])
+@pytest.mark.parametrize("corpus_name", ["mydata", "audioset", "esc50", "speechcommands"])
 def test_a_corpus_that_is_not_there_has_keys(given, more, corpus_name):
-    if corpus_name == "audioset":
-        more = [item for item in more if "list" not in item]
+    if corpus_name != "mydata":
+        known = ("labels",) if corpus_name == "audioset" else ()
+        more = [item for item in more if item.removeprefix("corpus.").split("=")[0] in known]
     assert set(keys(*given, *more, corpus=corpus_name)) == set("12345678")
+
+
+def test_folds_and_the_lists_of_published_corpora_count(tmp_path):
+    make_esc50(tmp_path / "esc", categories=1, sources=1, takes=1)
+    where = f"corpus.dir={tmp_path / 'esc'}"
+    before = keys(where, corpus="esc50")
+    assert "1" in changed(before, keys(where, "corpus.fold=2", corpus="esc50"))
+    assert keys(where, "corpus.fold=1", corpus="esc50") == before
+    with (tmp_path / "esc/meta/esc50.csv").open("a") as file:
+        file.write("x.wav,1,0,z_sound,True,9,A\n")
+    assert "1" in changed(before, keys(where, corpus="esc50"))
+
+    make_speechcommands(tmp_path / "words", words=("no",), speakers=3)
+    where = f"corpus.dir={tmp_path / 'words'}"
+    before = keys(where, corpus="speechcommands")
+    (tmp_path / "words/no/00000002_nohash_0.wav").rename(tmp_path / "words/no/00000002_nohash_9.wav")
+    renamed = keys(where, corpus="speechcommands")
+    assert "1" in changed(before, renamed)
+    (tmp_path / "words/testing_list.txt").write_text("no/00000002_nohash_9.wav\n")
+    assert "1" in changed(renamed, keys(where, corpus="speechcommands"))
 
 
 def test_a_folder_that_cannot_be_walked_has_keys(corpus):

@@ -5,11 +5,19 @@ from __future__ import annotations
 from audiotag.commandline import config_from_args, make_data_parser
 from audiotag.corpora.audioset import prepare_audioset
 from audiotag.corpora.cuts import prepare_cuts
+from audiotag.corpora.esc50 import prepare_esc50
 from audiotag.corpora.mydata import prepare_mydata
+from audiotag.corpora.speechcommands import prepare_speechcommands
 from audiotag.errors import run_command
 from audiotag.logs import set_up_logging
 
-PREPARE = {"audioset": prepare_audioset, "mydata": prepare_mydata, "cuts": prepare_cuts}
+PREPARE = {
+    "audioset": prepare_audioset,
+    "esc50": prepare_esc50,
+    "speechcommands": prepare_speechcommands,
+    "mydata": prepare_mydata,
+    "cuts": prepare_cuts,
+}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ that was shifted, is another sound. Silent clips are all alike without being cop
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -22,6 +22,22 @@ SPLIT_ORDER = ("eval", "valid", "train")
 
 def skip_leaks(reports: dict[str, SplitReport]) -> None:
     """Take clips out of train whose audio is also in eval or valid, and out of valid what is in eval."""
+    for report, reason in leak_tests(reports):
+        report.sift(reason)
+
+
+def count_leaks(reports: dict[str, SplitReport]) -> dict[str, int]:
+    """How many clips of each split `skip_leaks` would take out; splits without any are left out."""
+    leaks = {split: set() for split in SPLIT_ORDER}
+    for report, reason in leak_tests(reports):
+        leaks[report.split].update(clip.id for clip in report.clips if reason(clip))
+    return {split: len(ids) for split, ids in leaks.items() if ids}
+
+
+def leak_tests(
+    reports: dict[str, SplitReport],
+) -> Iterator[tuple[SplitReport, Callable[[Clip], str | None]]]:
+    """Each split, for each other that it must not share audio with, and what tells why a clip is a leak."""
     guarded: list[tuple[str, SoundIndex]] = []
     for split in SPLIT_ORDER:
         if split not in reports:
@@ -32,8 +48,9 @@ def skip_leaks(reports: dict[str, SplitReport]) -> None:
                 twin = sounds.find(clip)
                 return f"leak: same audio as {other} clip {twin}" if twin is not None else None
 
-            reports[split].sift(reason)
+            yield reports[split], reason
         if split != SPLIT_ORDER[-1]:
+            # Behind the yield: of what has been taken out nothing can leak.
             guarded.append((split, SoundIndex(reports[split].clips)))
 
 
@@ -101,7 +118,8 @@ class Parts:
 
 
 def recordings_of(clips: Sequence[Clip]) -> np.ndarray:
-    """A number for each clip (N,), the same for those that hold the same audio or come from one recording."""
+    """A number for each clip (N,), the same for those that hold the same audio or come from one recording, by
+    their files or by what the corpus says (`group`)."""
     root = list(range(len(clips)))
     first_with: dict[str, int] = {}
 
@@ -112,8 +130,10 @@ def recordings_of(clips: Sequence[Clip]) -> np.ndarray:
         return position
 
     for position, clip in enumerate(clips):
-        for probe in (clip.probe, clip.content):
-            if not probe.is_silent:
-                first = root_of(first_with.setdefault(probe.sound, position))
-                root[root_of(position)] = first
+        traits = [probe.sound for probe in (clip.probe, clip.content) if not probe.is_silent]
+        if clip.group:
+            traits.append(f"group {clip.group}")
+        for trait in traits:
+            first = root_of(first_with.setdefault(trait, position))
+            root[root_of(position)] = first
     return np.array([root_of(position) for position in range(len(clips))], dtype=np.int64)

@@ -74,6 +74,7 @@ class Listed:
         problem: a reason known from the lists alone why it cannot be used, as `<kind>[: details]`.
         unlabelled: indices of the classes of which nobody knows whether the clip has them.
         stored: its features, where these are used and the file is not.
+        group: what it was cut from, where the corpus says so; clips of one group are held out together.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Listed:
     problem: str | None = None
     unlabelled: tuple[int, ...] = ()
     stored: Stored | None = None
+    group: str = ""
 
     @property
     def source(self) -> str | Matrix:

@@ -35,6 +35,7 @@ class Clip:
         part_probe: what that part holds, where it is not the whole file, or what its stored features hold.
         unlabelled: indices of the classes of which nobody knows whether the clip has them.
         matrix: its stored features, where these are used and the file is not.
+        group: what it was cut from, where the corpus says so.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Clip:
     part_probe: Probe | None = None
     unlabelled: tuple[int, ...] = ()
     matrix: Matrix | None = None
+    group: str = ""
 
     @property
     def duration_s(self) -> float:

@@ -16,7 +16,7 @@ from audiotag.atomic import atomic_write
 from audiotag.configcorpus import Preparation
 from audiotag.corpora.copystore import remove_copies
 from audiotag.corpora.coverage import coverage_of
-from audiotag.corpora.duplicates import skip_duplicates, skip_leaks
+from audiotag.corpora.duplicates import count_leaks, skip_duplicates, skip_leaks
 from audiotag.corpora.listing import Listed, Part
 from audiotag.corpora.manifests import (
     SPLITS,
@@ -68,6 +68,7 @@ def prepare_splits(
         )
     logger.info("listed: %s", ", ".join(f"{split} {len(rows)}" for split, rows in listed.items()))
     reports = usable_clips(manifests_dir, listed, settings, num_jobs)
+    notes = {**(notes or {}), **(note_of_leaks(reports) if settings.leaks == "keep" else {})}
     for split, report in reports.items():
         write_skipped(manifests_dir / f"skipped_{split}.csv", report.skipped)
     for split, report in reports.items():
@@ -81,7 +82,7 @@ def prepare_splits(
         from audiotag.corpora.audiocopy import copy_audio
 
         copy_audio(reports.values(), audio_dir, num_jobs=num_jobs)
-    write_all(manifests_dir, reports, table, held_out=held_out, notes=notes or {})
+    write_all(manifests_dir, reports, table, held_out=held_out, notes=notes)
     remove_copies(audio_dir, except_for=(clip.path for report in reports.values() for clip in report.clips))
 
 
@@ -99,11 +100,22 @@ def usable_clips(
         listed, probes, min_duration_s=settings.min_duration_s, keep_silent=settings.silent == "keep"
     )
     measure_parts(reports.values(), cache, keep_silent=settings.silent == "keep", num_jobs=num_jobs)
-    skip_leaks(reports)
+    if settings.leaks == "skip":
+        skip_leaks(reports)
     if settings.duplicates == "skip":
         for report in reports.values():
             skip_duplicates(report)
     return reports
+
+
+def note_of_leaks(reports: dict[str, SplitReport]) -> dict[str, str]:
+    """Say how many clips have the same audio as one of another split and stay all the same."""
+    leaks = count_leaks(reports)
+    if not leaks:
+        return {}
+    text = ", ".join(f"{count} of {len(reports[split].clips)} of {split}" for split, count in leaks.items())
+    logger.warning("clips whose audio another split has too are kept, as the corpus is published: %s", text)
+    return {"clips whose audio another split has too": text}
 
 
 def warn_of(report: SplitReport) -> None:

@@ -59,7 +59,7 @@ def usable_clip(row: Listed, probe: Probe, min_duration_s: float, keep_silent: b
     place = row.part.within(file.duration_s)
     if isinstance(place, str):
         return place
-    clip = Clip(row.id, row.path, file, row.labels, *place, unlabelled=row.unlabelled)
+    clip = Clip(row.id, row.path, file, row.labels, *place, unlabelled=row.unlabelled, group=row.group)
     if row.stored:
         clip = replace(clip, part_probe=probe, matrix=row.stored.matrix)
     if clip.duration_s < min_duration_s:

@@ -1,6 +1,7 @@
 """Stage 4: mean and deviation of the features, label counts and class-balanced sampling weights.
 
 data/stats/<features>/stats.json          by split: mean, std, num_values, num_clips, of_clips, target_frames
+data/stats/<features>/normalization.yaml  mean and std of train, as a section of a configuration
 data/stats/<features>/label_counts.csv    clips of each label, per split
 data/stats/<features>/weights_train.npz   ids and weights: a weight belongs to an id, not to a place
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +63,8 @@ def corpus_stats(
     for split in manifests.keys() - stats.keys():
         stats[split] = stats[coverage[split]["same_as"]]
     write_json(stats_path(data_dir, name), stats)
+    with atomic_write(normalization_path(data_dir, name)) as file:
+        file.write(normalization_yaml(stats["train"], preset))
 
     counts = {
         split: np.bincount(manifest.label_ids, minlength=len(table)) for split, manifest in manifests.items()
@@ -77,6 +82,15 @@ def corpus_stats(
         logger.info("train: %d clips without labels have weight 0", int((weights == 0).sum()))
     with atomic_write(weights_path(data_dir, name), "wb") as file:
         np.savez(file, ids=train.ids(), weights=weights)
+
+
+def normalization_yaml(train: Mapping[str, Any], preset: str) -> str:
+    """Mean and deviation of train as a section of a configuration, to be pasted where they shall be fixed."""
+    frames = f", {train['target_frames']} frames of each" if train["target_frames"] else ""
+    return (
+        f"# train: {train['num_clips']} of {train['of_clips']} clips{frames}, {preset}\n"
+        f"features:\n  mean: {train['mean']:.7f}\n  std: {train['std']:.7f}\n"
+    )
 
 
 def class_balanced_weights(label_ids: np.ndarray, label_starts: np.ndarray) -> np.ndarray:
@@ -139,6 +153,11 @@ def read_weights(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if (ids[1:] == ids[:-1]).any():
         raise ValueError("an id occurs twice")
     return ids, weights
+
+
+def normalization_path(data_dir: Path, name: str) -> Path:
+    """The file of mean and deviation of train for people to paste."""
+    return stats_dir(data_dir, name) / "normalization.yaml"
 
 
 def weights_path(data_dir: Path, name: str) -> Path:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
+import yaml
+
+from audiotag.config import Features
 
 CONFIG_ERROR, DATA_ERROR = 2, 3
 
@@ -63,21 +67,36 @@ def test_the_stages_in_order_and_what_each_says_without_the_one_before(listed):
         "prepare", "--set", "corpus.max_skip=0.5", "--set", "corpus.valid_share=0.3", "--nj", "2"
     )
     accepted(done, "eval: 1 of 2 listed clips", "skipped: 1 missing")
-    refused(listed.run("corpus_stats"), DATA_ERROR, "cuts_train.jsonl is missing; stage 2 makes it")
+    refused(listed.run("stats"), DATA_ERROR, "cuts_train.jsonl is missing; stage 2 makes it")
     accepted(listed.run("extract_features", "--set", "features.storage=on_the_fly"), "nothing to do")
     accepted(listed.run("extract_features", "--nj", "2"))
-    accepted(listed.run("corpus_stats", "--nj", "2"), "mean -")
+    measured = listed.run("stats", "--nj", "2")
+    accepted(measured, "mean -")
     made = {path.name for path in (listed.data / "stats" / "ast128_64_stored").iterdir()}
-    assert made == {"stats.json", "label_counts.csv", "weights_train.npz"}
+    assert made == {"stats.json", "normalization.yaml", "label_counts.csv", "weights_train.npz"}
+    check_pasted(measured.stdout, listed.data / "stats" / "ast128_64_stored")
 
     for archive in (listed.data / "fbank" / "ast128" / "archives").glob("train-*.lca"):
         archive.write_bytes(archive.read_bytes()[:-100])
-    done = listed.run("corpus_stats")
+    done = listed.run("stats")
     refused(done, DATA_ERROR, "clip train_0000", ".lca", "run the stages from 1 on again")
     manifest = listed.manifests / "cuts_train.jsonl"
     os.truncate(manifest, manifest.stat().st_size - 30)
     lines = len(manifest.read_text().splitlines())
     refused(listed.run("extract_features"), DATA_ERROR, f"cuts_train.jsonl, line {lines}: not a cut")
+
+
+def check_pasted(printed, folder):
+    """What the command printed can be pasted into a configuration, and is what it measured."""
+    assert printed == (folder / "normalization.yaml").read_text()
+    features = Features.model_validate(yaml.safe_load(printed)["features"])
+    measured = json.loads((folder / "stats.json").read_text())["train"]
+    assert (features.mean, features.std) == pytest.approx((measured["mean"], measured["std"]), abs=1e-6)
+
+
+def test_the_statistics_explain_themselves(folder):
+    done = folder.run("stats", "--help", config=None)
+    assert "rows of padding included" in done.stdout and "features.normalization: corpus" in done.stdout
 
 
 def test_prepare_noise(folder):

@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # What a user may have set, and tests choose themselves.
 ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX", "AUDIOTAG_PYTHON", "PYTHONPATH")
-USER_VARIABLES = (*ENVIRONMENTS, "AUDIOSET", "MUSAN", "MYDATA", "DEIT_CHECKPOINT", "AST_CHECKPOINT")
+PLACES = ("AUDIOSET", "ESC50", "SPEECHCOMMANDS", "MUSAN", "MYDATA", "AST_CHECKPOINT", "DEIT_CHECKPOINT")
+USER_VARIABLES = (*ENVIRONMENTS, *PLACES, "SLURM_ARRAY_TASK_ID", "SLURM_SUBMIT_DIR")
 
 
 def copy_tree(destination: Path) -> Path:

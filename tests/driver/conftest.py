@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> Path:
 def drive(tree: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Call a script of the copy: `drive("--stage", "1", script="egs/mini/run.sh", cwd=..., env={...})`."""
 
-    def call(*arguments, script="run.sh", cwd=tree, env=None):
+    def call(*arguments, script="run.sh", cwd=tree, env=None, timeout=60):
         return subprocess.run(
             ["bash", os.path.relpath(tree / script, cwd), *arguments],
             cwd=cwd,
@@ -29,7 +29,7 @@ def drive(tree: Path) -> Callable[..., subprocess.CompletedProcess]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
         )
 
     return call

@@ -68,7 +68,7 @@ def test_spellings_mean_the_same(drive, spelling):
         (["--nj", "0"], "--nj must be at least 1"),
         (["--max-duration", "0"], "--max-duration must be at least 1"),
         (["--epoch", "3", "--best"], "--epoch and --best exclude each other"),
-        (["--recipe", "minni"], "unknown recipe 'minni'; there are: audioset mini mydata"),
+        (["--recipe", "minni"], "unknown recipe 'minni'; there are: audioset esc50 mini mydata"),
         (["--recipe", "../egs/mini"], "unknown recipe '../egs/mini'; there are"),
         (["--config", "conf/none.yaml"], "the recipe has: conf/ast_tiny.yaml"),
         (["--num-nodes", "2"], "add --stage 5 --stop-stage 5"),
@@ -91,7 +91,7 @@ def test_dry_run_prints_commands_and_runs_nothing(tree, drive):
     assert done.returncode == 0, done.stderr
     assert sorted(tree.rglob("*")) == before
     modules = re.findall(r"-m audiotag\.bin\.(\w+)", done.stdout)
-    expected = "prepare extract_features prepare_noise corpus_stats train evaluate report export"
+    expected = "prepare extract_features prepare_noise stats train evaluate report export"
     assert modules == expected.split()
     assert "local/data.sh corpus" in done.stdout
 

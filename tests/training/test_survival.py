@@ -70,7 +70,7 @@ def prepare(recipe) -> None:
     (recipe.folder / "survival.yaml").write_text(CONFIG)
     if not (recipe.folder / "weighted").exists():
         shutil.copytree(recipe.folder / "data", recipe.folder / "weighted")
-        done = recipe.run("corpus_stats", "--config", "survival.yaml", "--data-dir", "weighted")
+        done = recipe.run("stats", "--config", "survival.yaml", "--data-dir", "weighted")
         assert done.returncode == 0, done.stderr
 
 
