@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
+from audiotag.places import VARIABLE
 
 # Settings of how a run goes about its work, which leave its result what it is.
 RUNTIME_KEYS = (
@@ -49,7 +51,8 @@ def stage_keys(config: Config) -> dict[str, str]:
         "noise", FEATURES_VERSION, noise is not None, noise_dir, features.preset, features.storage
     )
     stats = digest("stats", fbank, features.target_frames)
-    train = digest("train", manifests, fbank, noise_fbank, stats, rest, source_stamps(config))
+    sources, teachers = source_stamps(config), teacher_stamps(config)
+    train = digest("train", manifests, fbank, noise_fbank, stats, rest, sources, *teachers)
     evaluate = digest("evaluate", train, config.evaluation.model_dump(mode="json"))
     return {
         "1": manifests,
@@ -119,6 +122,16 @@ def source_stamps(config: Config) -> list[list[object]]:
         stored = config.features.storage == "stored"
         cuts = folder / (f"fbank/{config.features.preset}" if stored else "manifests") / "cuts_train.jsonl"
         stamps.append([file_digest(folder / "manifests" / "labels.csv"), file_stamp(cuts)])
+    return stamps
+
+
+def teacher_stamps(config: Config) -> list[dict[str, object]]:
+    """What shows that a teacher is another one than it was."""
+    stamps = []
+    for teacher in config.distillation.teachers if config.distillation else ():
+        path = Path(VARIABLE.sub(lambda match: os.environ.get(match[1] or match[2], ""), teacher))
+        files = path.iterdir() if path.is_dir() else (path,)
+        stamps.append({file.name: file_stamp(file) for file in files if not file.is_dir()})
     return stamps
 
 

@@ -17,10 +17,14 @@ from audiotag.data.batching import BatchPlan
 from audiotag.data.index import IndexedManifest
 from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
+from audiotag.distillation.hearing import stored_targets
+from audiotag.distillation.loss import DistillationLoss, build_distillation_loss
+from audiotag.distillation.online import OnlineTeachers, check_inputs
+from audiotag.distillation.teachers import Teachers, open_teachers
 from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
-from audiotag.losses import build_loss
+from audiotag.losses import Loss, build_loss
 from audiotag.lossweights import class_weights
 from audiotag.matrixproducts import allow_tf32
 from audiotag.optim.freezing import Freezer
@@ -103,16 +107,20 @@ def prepare_trainer(
     config = fix_batch_limit(config, state, manifest, data_dir, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
-    record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest)
+    teachers = open_teachers(config, labels) if config.distillation else None
+    record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest, teachers)
     if state is not None:
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
-    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world, state)
+    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world, state, teachers)
     if state is not None:
         restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)
     done = state["position"]["step"] if state else 0
     profiler = make_profiler(options.profile, exp_dir / "profile", world, done=done)
     # All is known to be well: from here on the folder is written to.
     take_folder(exp_dir, config, record, state, options, world)
+    if teachers is not None and config.distillation.mode == "stored":
+        dataset = train_loader.dataset
+        dataset.targets = stored_targets(config, dataset.manifest, data_dir, labels, teachers, world, stop)
     writer = open_curves(exp_dir, config, record, state, world)
     tagger, settings = parts["learner"].tagger, config.training
     peak = peak_flops(world.device, settings.amp, settings.peak_tflops)
@@ -152,18 +160,24 @@ def build_parts(
     labels: LabelTable,
     world: World,
     state: dict[str, Any] | None,
+    teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """The model, and what changes, averages and judges its weights, all as at the start of a run.
 
     Args:
         clips: what is trained on, for the weights of the classes.
         state: the checkpoint that the run goes on from, which tells how long epochs were at the start.
+        teachers: of distillation, on the CPU.
     """
     section = config.model_dump(mode="json")
     settings = section["training"]
     tagger = initial_tagger(config, labels, world)
-    loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels))).to(world.device)
-    optimizer = build_optimizer(section["optimizer"], tagger)
+    loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels)))
+    augmenter = build_augmenter(section["augment"]) or Augmenter({}, {})
+    if teachers is not None:
+        loss, augmenter = with_teachers(config, loss, augmenter, tagger, teachers, world)
+    loss.to(world.device)
+    optimizer = build_optimizer(section["optimizer"], tagger, loss)
     steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
     logger.info(
         "%s parameters, %d updates in %d epochs",
@@ -188,9 +202,32 @@ def build_parts(
         "steps_per_epoch": steps_per_epoch,
         "averages": WeightAverages(tagger, settings["ema"], settings["running_average"], settings["swa"]),
         "freezer": Freezer(tagger, settings["freeze"]),
-        "augmenter": build_augmenter(section["augment"]) or Augmenter({}, {}),
+        "augmenter": augmenter,
         "scoreboard": Scoreboard(settings["best_metric"], settings["min_delta"]),
     }
+
+
+def with_teachers(
+    config: Config, loss: Loss, augmenter: Augmenter, tagger: Tagger, teachers: Teachers, world: World
+) -> tuple[DistillationLoss, Augmenter | OnlineTeachers]:
+    """The loss that takes teachers into account, and what makes batches with their targets: the loader where
+    these are stored, else they hear each batch."""
+    section = config.model_dump(mode="json")["distillation"]
+    widths = (tagger.encoder.output_dim, teachers.width) if section["feature_weight"] else None
+    loss = build_distillation_loss(section, loss, widths)
+    augment = config.augment
+    if section["mode"] == "stored":
+        if changed := [name for name in ("crop", "random_length") if getattr(augment, name)]:
+            logger.warning(
+                "augment.%s has the student hear a part of a clip, while stored teachers have heard the whole: "
+                "distillation.mode online has them hear the same",
+                changed[0],
+            )
+        return loss, augmenter
+    check_inputs(config, teachers, tagger.frontend, augmenter)
+    for member in teachers.to(world.device).members:
+        accelerate(member.model.tagger, compile=config.training.compile)
+    return loss, OnlineTeachers(augmenter, teachers, section, config.training.amp)
 
 
 def take_folder(
@@ -254,13 +291,19 @@ def needs_other_memory(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def make_record(
-    config: Config, data_dir: Path, labels: LabelTable, manifest: IndexedManifest, trained_on: Any
+    config: Config,
+    data_dir: Path,
+    labels: LabelTable,
+    manifest: IndexedManifest,
+    trained_on: Any,
+    teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """What every checkpoint carries besides the state.
 
     Args:
         manifest: the recipe's own train set.
         trained_on: what the batches are of: the same, or a mix with other sets.
+        teachers: of distillation.
     """
     return {
         "config": config.model_dump(mode="json"),
@@ -271,6 +314,7 @@ def make_record(
         "class_weights": class_weights(
             config.loss.class_weights, labels, class_counts(config, trained_on, len(labels))
         ).tolist(),
+        "teachers": teachers and teachers.describe(),
         "provenance": collect_provenance(),
     }
 
