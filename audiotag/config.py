@@ -185,8 +185,8 @@ class Config(Section):
             )
         if self.data.max_duration_s == "auto" and distillation.mode == "online":
             raise ValueError(
-                "data.max_duration_s auto does not know how much memory distillation.mode online takes: set a "
-                "number of seconds, or mode to stored"
+                "data.max_duration_s auto does not know how much memory distillation.mode online takes: set "
+                "it to a number of seconds, or the mode to stored"
             )
         return self
 

@@ -24,8 +24,8 @@ class Distillation(Section):
     alpha: Share = 0.5
     """Share of the labels' loss; the teachers' has the rest."""
     temperature: Positive = 2.0
-    """What all logits are divided by in the teachers' loss, which is multiplied by its square; above 1 softens
-    the targets."""
+    """What all logits are divided by in the teachers' loss, which is multiplied by its square; above 1 it
+    softens the targets."""
     form: Literal["bce", "softmax"] = "bce"
     """The teachers' loss: binary cross-entropy of each class, or `softmax`, the Kullback-Leibler divergence
     over the classes of each clip."""

@@ -57,7 +57,8 @@ class Tagger(nn.Module):
     def from_features(
         self, features: Tensor, lengths: Tensor, frames: bool = False, pooled: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Features (B,T,F) as the front end yields them, and lengths (B,) in frames, to what `forward` gives."""
+        """Features (B,T,F) as the front end yields them, and lengths (B,) in frames, to what `forward`
+        gives."""
         y, lengths = self.encoder(features, lengths.to(features.device))
         # Mixed precision ends here: logits in bf16 have three digits, which makes ties of close scores.
         with torch.autocast(y.device.type, enabled=False):

@@ -165,8 +165,8 @@ def make_scores(
         if names := [name for name in world.gather(stop.name) if name]:
             finished = store.num_blocks - len(store.missing_blocks())
             raise StoppedBySignal(
-                f"stopped by {names[0]} after {finished} of {store.num_blocks} blocks of the teachers' scores; "
-                "the same command goes on from there"
+                f"stopped by {names[0]} after {finished} of {store.num_blocks} blocks of the teachers' "
+                "scores; the same command goes on from there"
             )
     teachers.to("cpu")
     if world.is_main:

@@ -39,7 +39,9 @@ class OnlineTeachers:
         amp: precision of the teachers' forward pass.
     """
 
-    def __init__(self, augmenter: Augmenter, teachers: Teachers, section: Mapping[str, Any], amp: str) -> None:
+    def __init__(
+        self, augmenter: Augmenter, teachers: Teachers, section: Mapping[str, Any], amp: str
+    ) -> None:
         self.augmenter = augmenter
         self.teachers = teachers
         self.amp = amp
@@ -100,18 +102,16 @@ def check_inputs(config: Config, teachers: Teachers, frontend: Frontend, augment
         augmenter: the student's.
     """
     student_alone = [name for name in augmenter.on_features if name != MIXING]
+    source = "stored ones" if config.features.storage == "stored" else "augmented waveforms"
+    rest = f", without the student's {', '.join(student_alone)}" if student_alone else ""
     for member in teachers.members:
         if config.features.storage == "stored" and member.preset != config.features.preset:
             raise ConfigError(
-                f"{KEY}: {member.place} takes features of preset {member.preset}, but {config.features.preset} "
-                "is stored: set features.storage to on_the_fly, or distillation.mode to stored"
+                f"{KEY}: {member.place} takes features of preset {member.preset}, but those of "
+                f"{config.features.preset} are stored: set features.storage to on_the_fly, or "
+                "distillation.mode to stored"
             )
         if takes_the_same(member.model.tagger.frontend, frontend):
             logger.info("teacher %s hears the student's own features, augmented as they are", member.place)
         else:
-            logger.info(
-                "teacher %s makes features of its own from the same %s%s",
-                member.place,
-                "stored ones" if config.features.storage == "stored" else "augmented waveforms",
-                f"; without {', '.join(student_alone)}, which are the student's alone" if student_alone else "",
-            )
+            logger.info("teacher %s makes features of its own of the same %s%s", member.place, source, rest)

@@ -109,8 +109,9 @@ class ScoreStore:
         needed, free = rows * self.num_classes * BYTES, shutil.disk_usage(self.folder).free
         if needed > free:
             raise StorageError(
-                f"the teachers' scores of {self.num_clips} clips need {needed / 1e9:.2f} GB in {self.folder}, "
-                f"where {free / 1e9:.2f} GB are free: free some, or make its parent a link to another disk"
+                f"the teachers' scores of {self.num_clips} clips need {needed / 1e9:.2f} GB in "
+                f"{self.folder}, where {free / 1e9:.2f} GB are free: free some, or make its parent a link to "
+                "another disk"
             )
 
     def finish(self, ids: NDArray[np.bytes_], info: dict[str, Any]) -> None:

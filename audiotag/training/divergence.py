@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiotag.atomic import atomic_write
 from audiotag.distillation.loss import DistillationLoss, build_distillation_loss, stored_widths

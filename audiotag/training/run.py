@@ -219,8 +219,8 @@ def with_teachers(
     if section["mode"] == "stored":
         if changed := [name for name in ("crop", "random_length") if getattr(augment, name)]:
             logger.warning(
-                "augment.%s has the student hear a part of a clip, while stored teachers have heard the whole: "
-                "distillation.mode online has them hear the same",
+                "augment.%s has the student hear a part of a clip, of which stored teachers have heard the "
+                "whole: distillation.mode online has them hear the same",
                 changed[0],
             )
         return loss, augmenter
