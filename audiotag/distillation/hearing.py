@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ from audiotag.labels import LabelTable
 from audiotag.logs import progress
 from audiotag.provenance import collect_provenance
 from audiotag.training.loaders import training_clips
+from audiotag.training.runlock import lock_run
 from audiotag.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
+
+# Clips of a block, the most that each process has to do again after a kill.
+BLOCK_CLIPS = 256
+BUSY = "another run is making the teachers' scores in {folder}{holder}: wait for it, or stop it"
 
 
 class HeardClips(ClipDataset):
@@ -85,10 +91,9 @@ def stored_targets(
         heard = clips
     store, info = describe_store(config, heard, data_dir, labels, teachers)
     if not world.gather(store.is_complete())[0]:
-        make_scores(store, info, config, heard, teachers, world, stop)
-    if world.is_main:
-        store.drop_blocks()
-        logger.info("teachers' scores of %d clips: %s", store.num_clips, store.folder)
+        with lock_run(store.folder, BUSY) if world.is_main else nullcontext():
+            make_scores(store, info, config, heard, teachers, world, stop)
+    logger.info("teachers' scores of %d clips: %s", store.num_clips, store.folder)
     scores, ids = store.open()
     section = config.distillation
     return StoredTargets(
@@ -122,7 +127,8 @@ def describe_store(
     key = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:32]
     places = [member.place for member in teachers.members]
     name = places[0].stem + (f"+{len(places) - 1}" if len(places) > 1 else "")
-    store = ScoreStore(data_dir / "teacher" / f"{name}-{key[:8]}", key, len(clips), len(labels))
+    folder = data_dir / "teacher" / f"{name}-{key[:8]}"
+    store = ScoreStore(folder, key, len(clips), len(labels), BLOCK_CLIPS)
     about = {"places": [str(place) for place in places], "provenance": collect_provenance()}
     return store, {**info, **about}
 
@@ -137,6 +143,8 @@ def make_scores(
     stop: StopRequest,
 ) -> None:
     """Score what is missing of a store; what an earlier run has finished of it is kept."""
+    if world.gather(store.is_complete())[0]:  # by a run that had the folder until now
+        return
     if world.is_main:
         name = store.folder.name.rsplit("-", 1)[0]
         if others := [path.name for path in store.folder.parent.glob(f"{name}-*") if path != store.folder]:
@@ -145,7 +153,7 @@ def make_scores(
                 "needs them",
                 ", ".join(others),
             )
-        store.check_space()
+        store.prepare()
     missing = world.gather(store.missing_blocks())[0]
     done = store.num_blocks - len(missing)
     logger.info(
@@ -172,6 +180,7 @@ def make_scores(
     if world.is_main:
         check_readable(store, config.data.max_unreadable)
         store.finish(clips.ids(), info)
+        store.drop_blocks()
     world.barrier()
 
 

@@ -30,7 +30,6 @@ from audiotag.errors import DataError, StorageError
 
 FORMAT = "audiotag-teacher-scores"
 VERSION = 1
-BLOCK_CLIPS = 256
 LARGEST = float(np.finfo(np.float16).max)
 BYTES = np.dtype(np.float16).itemsize
 
@@ -50,7 +49,7 @@ class ScoreStore:
     key: str
     num_clips: int
     num_classes: int
-    block_clips: int = BLOCK_CLIPS
+    block_clips: int
 
     @property
     def num_blocks(self) -> int:
@@ -102,9 +101,11 @@ class ScoreStore:
             raise damaged(path, f"expected {expected} float16, found {rows.shape} {rows.dtype}", path)
         return rows
 
-    def check_space(self) -> None:
-        """Refuse to begin what the disk cannot hold: for a moment all rows are there twice."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def prepare(self) -> None:
+        """Remove what a killed run left half written, and refuse to begin what the disk cannot hold: for a
+        moment all rows are there twice."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
         rows = self.num_clips + self.block_clips * len(self.missing_blocks())
         needed, free = rows * self.num_classes * BYTES, shutil.disk_usage(self.folder).free
         if needed > free:
