@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from audiotag.config import Config
@@ -13,7 +13,8 @@ from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
-from audiotag.places import VARIABLE
+from audiotag.errors import ConfigError
+from audiotag.places import resolve_place
 
 # Settings of how a run goes about its work, which leave its result what it is.
 RUNTIME_KEYS = (
@@ -51,8 +52,7 @@ def stage_keys(config: Config) -> dict[str, str]:
         "noise", FEATURES_VERSION, noise is not None, noise_dir, features.preset, features.storage
     )
     stats = digest("stats", fbank, features.target_frames)
-    sources, teachers = source_stamps(config), teacher_stamps(config)
-    train = digest("train", manifests, fbank, noise_fbank, stats, rest, sources, *teachers)
+    train = digest("train", manifests, fbank, noise_fbank, stats, rest, source_stamps(config))
     evaluate = digest("evaluate", train, config.evaluation.model_dump(mode="json"))
     return {
         "1": manifests,
@@ -125,14 +125,22 @@ def source_stamps(config: Config) -> list[list[object]]:
     return stamps
 
 
-def teacher_stamps(config: Config) -> list[dict[str, object]]:
-    """What shows that a teacher is another one than it was."""
-    stamps = []
-    for teacher in config.distillation.teachers if config.distillation else ():
-        path = Path(VARIABLE.sub(lambda match: os.environ.get(match[1] or match[2], ""), teacher))
-        files = path.iterdir() if path.is_dir() else (path,)
-        stamps.append({file.name: file_stamp(file) for file in files if not file.is_dir()})
-    return stamps
+def start_paths(config: Config) -> list[str]:
+    """The files and folders of models that training starts from or learns from, as far as they are here.
+
+    The driver looks whether they have changed since. They are no part of a key, since a model that is gone
+    must not undo what was trained with it.
+    """
+    named = {"init.model": [config.init.model] if config.init.model else []}
+    if config.distillation is not None:
+        named["distillation.teachers"] = config.distillation.teachers
+    found = []
+    for key, places in named.items():
+        for place in places:
+            with suppress(ConfigError):
+                path = Path(resolve_place(place, key)).expanduser()
+                found += [str(path.absolute())] if path.exists() else []
+    return found
 
 
 def digest(*parts: object) -> str:

@@ -35,7 +35,8 @@ def main() -> None:
         features = config.features
         manifest = open_split(args.data_dir, "train", preset=features.preset, storage=features.storage)
         clips = training_clips(config, manifest, args.data_dir, labels)
-        stored_targets(config, clips, args.data_dir, labels, open_teachers(config, labels), world, stop)
+        teachers = open_teachers(config, labels, world)
+        stored_targets(config, clips, args.data_dir, labels, teachers, world, stop)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -16,9 +16,14 @@ from torch import Tensor
 
 from audiotag.config import Config
 from audiotag.distillation.softening import exclusive_log_odds, mean_log_odds
+from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.export.package import TrainedModel, load_model
+from audiotag.interop.formats import find_format, read_model
+from audiotag.interop.hub import find_model
+from audiotag.interop.importing import import_model
+from audiotag.interop.sourcemodel import Hints
 from audiotag.labels import LabelTable
 from audiotag.places import resolve_place
 from audiotag.prediction.model import chosen_model, run_config
@@ -116,34 +121,54 @@ class Teachers:
         return mean_log_odds([logits for logits, _ in said], self.shares), said[0][1]
 
 
-def open_teachers(config: Config, labels: LabelTable) -> Teachers:
+def open_teachers(config: Config, labels: LabelTable, world: World) -> Teachers:
     """The teachers of a configuration, on the CPU.
 
     Args:
         config: the configuration, with a section `distillation`.
         labels: the student's classes.
+        world: the processes, the first of which fetches what is on the hub.
     """
     section = config.distillation
+    world.gather([locate_teacher(name) for name in section.teachers] if world.is_main else None)
     members = []
-    for name in section.teachers:
-        place = Path(resolve_place(name, KEY))
-        model = open_teacher(place)
+    for place in map(locate_teacher, section.teachers):
+        model = open_teacher(place, labels)
         model.tagger.requires_grad_(False)
         members.append(Teacher(place, model, teacher_columns(labels, model, place), model_digest(model)))
     return Teachers(members, section.weights)
 
 
-def open_teacher(place: Path) -> TrainedModel:
-    """The model of a checkpoint, of an exported or imported folder, or of a run's folder: there, of the
-    weights that its configuration chooses."""
-    if not place.exists():
+def locate_teacher(name: str) -> Path:
+    """The file or folder of a teacher, fetched if it is on the hub."""
+    place = resolve_place(name, KEY)
+    path = Path(place).expanduser()
+    # Where its folder is here, a name such as exp/ast_tiny is hardly meant for the hub.
+    if not path.exists() and path.parent.is_dir():
         raise ConfigError(
-            f"{KEY}: {place} is not there; name a checkpoint, an exported or imported folder, or the folder "
-            "of a run"
+            f"{KEY}: {path} is not there; name a checkpoint, the folder of a run or of a model, or a model "
+            "of the Hugging Face hub"
         )
+    return find_model(place, KEY, "auto")
+
+
+def open_teacher(place: Path, labels: LabelTable) -> TrainedModel:
+    """The model of a run's folder, of the weights that its configuration chooses, or of a file or folder in
+    any format that can be imported.
+
+    Args:
+        place: where it lies.
+        labels: what its classes are where it does not name them.
+    """
     if (place / "config.yaml").is_file():
         return chosen_model(choose_weights(place, run_config(place, []).evaluation), place)
-    return load_model(place)
+    if find_format(place) == "audiotag":
+        return load_model(place)
+    source = read_model(place, "auto", Hints())
+    # Of other toolkits' classes only the names are known, or their order.
+    same = source.num_classes == len(labels)
+    model, _ = import_model(source, labels if same or source.labels is None else None, {})
+    return model
 
 
 def teacher_columns(labels: LabelTable, model: TrainedModel, place: Path) -> list[int]:

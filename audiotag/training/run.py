@@ -18,13 +18,11 @@ from audiotag.data.index import IndexedManifest
 from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distillation.hearing import stored_targets
-from audiotag.distillation.loss import DistillationLoss, build_distillation_loss
-from audiotag.distillation.online import OnlineTeachers, check_inputs
 from audiotag.distillation.teachers import Teachers, open_teachers
 from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
-from audiotag.losses import Loss, build_loss
+from audiotag.losses import build_loss
 from audiotag.lossweights import class_weights
 from audiotag.matrixproducts import allow_tf32
 from audiotag.optim.freezing import Freezer
@@ -55,6 +53,8 @@ from audiotag.training.retention import Retention
 from audiotag.training.runlog import RunLog
 from audiotag.training.scoreboard import Scoreboard
 from audiotag.training.signals import StopRequest
+from audiotag.training.starting import begin_with, check_same_start, read_start
+from audiotag.training.teaching import with_teachers
 from audiotag.training.tensorboard import RunWriter
 from audiotag.training.trainer import Trainer
 from audiotag.training.validation import Validation
@@ -104,14 +104,21 @@ def prepare_trainer(
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
     path, state = (None, None) if options.restart else find_checkpoint(exp_dir, options.resume, world)
+    start = read_start(config, world) if state is None else None
     config = fix_batch_limit(config, state, manifest, data_dir, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
-    teachers = open_teachers(config, labels) if config.distillation else None
+    teachers = open_teachers(config, labels, world) if config.distillation else None
     record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest, teachers)
     if state is not None:
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
-    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world, state, teachers)
+        record["init"] = state.get("init")
+        if world.is_main:
+            check_same_start(config.init, record["init"], allow_changes=options.allow_changes)
+    tagger = initial_tagger(config, labels, world)
+    if start is not None:
+        record["init"] = begin_with(start, tagger, config)
+    parts = build_parts(config, plan, train_loader.dataset.manifest, tagger, world, state, teachers)
     if state is not None:
         restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)
     done = state["position"]["step"] if state else 0
@@ -122,7 +129,7 @@ def prepare_trainer(
         dataset = train_loader.dataset
         dataset.targets = stored_targets(config, dataset.manifest, data_dir, labels, teachers, world, stop)
     writer = open_curves(exp_dir, config, record, state, world)
-    tagger, settings = parts["learner"].tagger, config.training
+    settings = config.training
     peak = peak_flops(world.device, settings.amp, settings.peak_tflops)
     flops = BatchFlops(tagger) if peak else None
     meter = Meter(world.device, peak)
@@ -157,12 +164,12 @@ def build_parts(
     config: Config,
     plan: BatchPlan,
     clips: Any,
-    labels: LabelTable,
+    tagger: Tagger,
     world: World,
     state: dict[str, Any] | None,
     teachers: Teachers | None = None,
 ) -> dict[str, Any]:
-    """The model, and what changes, averages and judges its weights, all as at the start of a run.
+    """What changes a model's weights, averages and judges its weights, all as at the start of a run.
 
     Args:
         clips: what is trained on, for the weights of the classes.
@@ -171,7 +178,7 @@ def build_parts(
     """
     section = config.model_dump(mode="json")
     settings = section["training"]
-    tagger = initial_tagger(config, labels, world)
+    labels = tagger.labels
     loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels)))
     augmenter = build_augmenter(section["augment"]) or Augmenter({}, {})
     if teachers is not None:
@@ -205,29 +212,6 @@ def build_parts(
         "augmenter": augmenter,
         "scoreboard": Scoreboard(settings["best_metric"], settings["min_delta"]),
     }
-
-
-def with_teachers(
-    config: Config, loss: Loss, augmenter: Augmenter, tagger: Tagger, teachers: Teachers, world: World
-) -> tuple[DistillationLoss, Augmenter | OnlineTeachers]:
-    """The loss that takes teachers into account, and what makes batches with their targets: the loader where
-    these are stored, else they hear each batch."""
-    section = config.model_dump(mode="json")["distillation"]
-    widths = (tagger.encoder.output_dim, teachers.width) if section["feature_weight"] else None
-    loss = build_distillation_loss(section, loss, widths)
-    augment = config.augment
-    if section["mode"] == "stored":
-        if changed := [name for name in ("crop", "random_length") if getattr(augment, name)]:
-            logger.warning(
-                "augment.%s has the student hear a part of a clip, of which stored teachers have heard the "
-                "whole: distillation.mode online has them hear the same",
-                changed[0],
-            )
-        return loss, augmenter
-    check_inputs(config, teachers, tagger.frontend, augmenter)
-    for member in teachers.to(world.device).members:
-        accelerate(member.model.tagger, compile=config.training.compile)
-    return loss, OnlineTeachers(augmenter, teachers, section, config.training.amp)
 
 
 def take_folder(
@@ -314,6 +298,7 @@ def make_record(
         "class_weights": class_weights(
             config.loss.class_weights, labels, class_counts(config, trained_on, len(labels))
         ).tolist(),
+        "init": None,
         "teachers": teachers and teachers.describe(),
         "provenance": collect_provenance(),
     }

@@ -25,7 +25,7 @@ def write_teacher(
     """Export a tiny teacher whose logits are some units apart; returns it in eval mode."""
     sections = {
         "features": {**TINY["features"], **(features or {})},
-        "encoder": {**TINY["encoder"], "embed_dim": width},
+        "encoder": {**TINY["encoder"], "embed_dim": width, "num_heads": 1},
         "loss": {"name": loss},
     }
     config = Config.model_validate(sections).model_dump(mode="json")

@@ -11,6 +11,7 @@ from audiotag.augment.augmenter import Augmenter, build_augmenter
 from audiotag.config import Config
 from audiotag.distillation.online import OnlineTeachers, check_inputs
 from audiotag.distillation.teachers import open_teachers
+from audiotag.distributed import World
 from audiotag.errors import ConfigError
 from audiotag.frontend import Frontend
 from tests.distillation.scenes import write_teacher
@@ -34,7 +35,7 @@ def scene(tmp_path, *, teacher: dict | None = None, storage: str = "on_the_fly",
     config = Config.model_validate(tree)
     section = config.model_dump(mode="json")
     augmenter = build_augmenter(section["augment"]) or Augmenter({}, {})
-    teachers = open_teachers(config, tiny_labels())
+    teachers = open_teachers(config, tiny_labels(), World(0, 0, 1, CPU))
     features = section["features"]
     frontend = Frontend(features["preset"], features["target_frames"], features["mean"], features["std"])
     check_inputs(config, teachers, frontend, augmenter)
