@@ -158,16 +158,20 @@ def open_teacher(place: Path, labels: LabelTable) -> TrainedModel:
 
     Args:
         place: where it lies.
-        labels: what its classes are where it does not name them.
+        labels: the student's classes, which give MIDs to those that have only names.
     """
     if (place / "config.yaml").is_file():
         return chosen_model(choose_weights(place, run_config(place, []).evaluation), place)
     if find_format(place) == "audiotag":
         return load_model(place)
     source = read_model(place, "auto", Hints())
-    # Of other toolkits' classes only the names are known, or their order.
-    same = source.num_classes == len(labels)
-    model, _ = import_model(source, labels if same or source.labels is None else None, {})
+    if source.labels is None:
+        raise ConfigError(
+            f"{KEY}: {place} does not name its classes: make a folder of it with import_checkpoint and "
+            "--labels, and take that"
+        )
+    # Other toolkits may know only the names of classes, by which the MIDs are found.
+    model, _ = import_model(source, labels if source.num_classes == len(labels) else None, {})
     return model
 
 

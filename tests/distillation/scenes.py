@@ -19,13 +19,14 @@ def write_teacher(
     *,
     seed: int = 1,
     width: int = 24,
+    depth: int = 2,
     loss: str = "bce",
     features: dict | None = None,
 ) -> Tagger:
     """Export a tiny teacher whose logits are some units apart; returns it in eval mode."""
     sections = {
         "features": {**TINY["features"], **(features or {})},
-        "encoder": {**TINY["encoder"], "embed_dim": width, "num_heads": 1},
+        "encoder": {**TINY["encoder"], "embed_dim": width, "depth": depth, "num_heads": 1},
         "loss": {"name": loss},
     }
     config = Config.model_validate(sections).model_dump(mode="json")

@@ -100,9 +100,8 @@ def test_models_of_other_toolkits_are_teachers(tmp_path):
         expected = model.tagger(*heard())
     (hf,) = opened(config_of(str(tmp_path / "hf")), labels).members
     torch.testing.assert_close(hf(*heard(), "off")[0], expected[:, [2, 1, 0]], atol=0.02, rtol=0)
-    # The original's files name no classes: theirs are taken in the student's order.
-    (original,) = opened(config_of(str(tmp_path / "original" / "ast_16_16.pth")), labels).members
-    torch.testing.assert_close(original(*heard(), "off")[0], expected, atol=0.02, rtol=0)
+    with pytest.raises(ConfigError, match=r"ast_16_16.pth does not name its classes: make a folder of it"):
+        opened(config_of(str(tmp_path / "original" / "ast_16_16.pth")), labels)
 
 
 def test_what_is_no_teacher_is_named(tmp_path):
