@@ -11,6 +11,7 @@ import torch
 from audiotag.augment.augmenter import build_augmenter
 from audiotag.config import Config
 from audiotag.data.index import IndexedManifest
+from audiotag.data.loading import Unreadable
 from audiotag.data.trainingset import TrainingDataset
 from audiotag.distillation import hearing
 from audiotag.distributed import World
@@ -180,13 +181,15 @@ def test_weights_of_the_student_do_not_depend_on_its_teachers(prepare):
 
 
 class SameAsLabels:
-    """Stands for a teacher that knows the labels."""
+    """Stands for a teacher that knows the labels, but has not heard one of the clips."""
 
-    def __init__(self, dataset: TrainingDataset) -> None:
+    def __init__(self, dataset: TrainingDataset, unheard: int) -> None:
         self.dataset = dataset
+        self.unheard = unheard
 
     def check(self, position: int, clip_id: str) -> None:
-        pass
+        if position == self.unheard:
+            raise Unreadable(clip_id, "unheard")
 
     def __call__(self, positions: list[int]) -> torch.Tensor:
         labels = torch.zeros(len(positions), 5)
@@ -205,15 +208,14 @@ def test_soft_targets_are_mixed_and_replaced_as_labels_are(tmp_path, partner):
         substitutes=lambda epoch, key, count: np.arange(count) % 12,
         partner_probability=0.7 if partner == "corpus" else None,
     )
-    dataset.targets = SameAsLabels(dataset)
-    (tmp_path / "4.wav").unlink()
+    dataset.targets = SameAsLabels(dataset, unheard=4)
     settings = {"on": "waveform", "probability": 0.7, "alpha": 1.0, "partner": partner}
     section = Config.model_validate(
         {"augment": {"mixup": settings}, "features": {"storage": "on_the_fly"}}
     ).model_dump()
     augmenter = build_augmenter(section["augment"])
     batch = dataset[(1, np.arange(12))]
-    assert batch["num_replaced"] == 1
+    assert batch["num_replaced"] == 1 and ("-clip_4", "unheard") in batch["replaced"]
     _, _, targets = augmenter(batch, Frontend("ast128", 64), torch.device("cpu"), (1, 1, 1))
     assert targets.shape == (12, 10)
     assert torch.equal(targets[:, :5], targets[:, 5:])
