@@ -26,6 +26,7 @@ from audiotag.configcorpus import (
     MyDataCorpus,
     SpeechCommandsCorpus,
 )
+from audiotag.configdistillation import Distillation
 from audiotag.configencoder import AstEncoder, Encoder
 from audiotag.configevaluation import Evaluation
 from audiotag.configinit import Init
@@ -136,6 +137,8 @@ class Config(Section):
     """Augmentation of training clips."""
     loss: Loss = BceLoss()
     """The loss, chosen by `name`."""
+    distillation: Distillation | None = None
+    """Teachers whose scores are learnt beside the labels; null learns from the labels alone."""
     optimizer: Optimizer = AdamW()
     """The optimiser, chosen by `name`."""
     schedule: Schedule = ConstantSchedule()
@@ -176,6 +179,23 @@ class Config(Section):
             raise ValueError(
                 f"optimizer.clipping_scale {scale:g} clips by the median of the gradient's norms, which "
                 f"training.clip_norm {clip_norm:g} would make all the same: set training.clip_norm to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _distillation_fits_the_rest(self) -> Config:
+        distillation = self.distillation
+        if distillation is None:
+            return self
+        if self.loss.name == "ce" and distillation.form == "bce" and distillation.alpha < 1.0:
+            raise ValueError(
+                "loss.name ce takes the softmax of the logits for probabilities, distillation.form bce their "
+                "sigmoid: set distillation.form to softmax"
+            )
+        if self.data.max_duration_s == "auto" and distillation.mode == "online":
+            raise ValueError(
+                "data.max_duration_s auto does not know how much memory distillation.mode online takes: set "
+                "it to a number of seconds, or the mode to stored"
             )
         return self
 

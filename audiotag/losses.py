@@ -37,6 +37,9 @@ class Loss(nn.Module):
         self.reduction = reduction
         self.register_buffer("weights", weights.to(torch.float32))
         self.label_smoothing = label_smoothing
+        # Of a loss with several parts: what the model is asked for beside logits, and the last one's parts.
+        self.asks: dict[str, Any] = {}
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar, of logits (B,C) against targets (B,C) in [0, 1] or NaN."""

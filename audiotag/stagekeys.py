@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from audiotag.config import Config
@@ -130,19 +131,22 @@ def source_stamps(config: Config) -> list[list[object]]:
     return stamps
 
 
-def start_path(config: Config) -> str:
-    """The file or folder that training starts from, empty where there is none.
+def start_paths(config: Config) -> list[str]:
+    """The files and folders of models that training starts from or learns from, as far as they are here.
 
-    The driver looks whether it has changed since. It is no part of a key, since a model that is gone must not
-    undo what was trained from it.
+    The driver looks whether they have changed since. They are no part of a key, since a model that is gone
+    must not undo what was trained with it.
     """
-    if config.init.model is None:
-        return ""
-    try:
-        path = Path(resolve_place(config.init.model, "init.model")).expanduser()
-    except ConfigError:
-        return ""
-    return str(path.absolute()) if path.exists() else ""
+    named = {"init.model": [config.init.model] if config.init.model else []}
+    if config.distillation is not None:
+        named["distillation.teachers"] = config.distillation.teachers
+    found = []
+    for key, places in named.items():
+        for place in places:
+            with suppress(ConfigError):
+                path = Path(resolve_place(place, key)).expanduser()
+                found += [str(path.absolute())] if path.exists() else []
+    return found
 
 
 def digest(*parts: object) -> str:

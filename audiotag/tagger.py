@@ -39,9 +39,12 @@ class Tagger(nn.Module):
         self.head_norm = nn.Identity() if head_norm_eps is None else nn.LayerNorm(dim, eps=head_norm_eps)
         self.head = nn.Linear(dim, len(labels))
 
-    def forward(self, x: Tensor, lengths: Tensor, frames: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Tensor, frames: bool = False, pooled: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Waveforms (B,S) with lengths (B,) in samples, or finished features (B,T,F) with lengths in
-        frames, to logits (B,C); `frames=True` gives those of every embedding, (B,S',C)."""
+        frames, to logits (B,C); `frames=True` gives those of every embedding, (B,S',C), `pooled=True` also
+        the mean embedding of each clip, (B,D)."""
         if x.dim() == 2:
             x, lengths = self.frontend(x, lengths)
         elif x.dim() != 3:
@@ -49,15 +52,22 @@ class Tagger(nn.Module):
                 "a tagger takes waveforms (clips, samples) or features (clips, frames, mel bins), found "
                 f"shape {tuple(x.shape)}"
             )
-        return self.from_features(x, lengths, frames)
+        return self.from_features(x, lengths, frames, pooled)
 
-    def from_features(self, features: Tensor, lengths: Tensor, frames: bool = False) -> Tensor:
-        """Features (B,T,F) as the front end yields them, and lengths (B,) in frames, to logits."""
+    def from_features(
+        self, features: Tensor, lengths: Tensor, frames: bool = False, pooled: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Features (B,T,F) as the front end yields them, and lengths (B,) in frames, to what `forward`
+        gives."""
         y, lengths = self.encoder(features, lengths.to(features.device))
         # Mixed precision ends here: logits in bf16 have three digits, which makes ties of close scores.
         with torch.autocast(y.device.type, enabled=False):
             y = y.to(self.head.weight.dtype)
-            return self.head(self.head_norm(y if frames else masked_mean(y, lengths)))
+            if frames:
+                return self.head(self.head_norm(y))
+            mean = masked_mean(y, lengths)
+            logits = self.head(self.head_norm(mean))
+            return (logits, mean) if pooled else logits
 
 
 def masked_mean(y: Tensor, lengths: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ read_keys() {
     KEY[0]=$(corpus_key)
 }
 
-# Leave with a message when stage 5 is asked for and lacks the model that it starts from: hours of preparation
+# Leave with a message when stage 5 is asked for and lacks a model that it starts or learns from: hours of preparation
 # would be in vain. A run that goes on from a checkpoint needs it no more.
 check_start() {
     ((FIRST <= 5 && LAST >= 5)) && [[ ${KEY[init]} == yes ]] || return 0
@@ -60,9 +60,12 @@ stage_is_done() {
         ! { ((before >= 5)) && is_newer "$(stage_product "$before")" "$mark"; } || return 1
     done
     if [[ $1 == 5 && -n ${KEY[start]-} ]]; then
-        # Training itself finds out whether it is another model. The time of its coming to this disk counts: a
-        # download may bear an old date.
-        [[ -z $(find -L "${KEY[start]}" -maxdepth 1 -type f -cnewer "$mark") ]] || return 1
+        # Training itself finds out whether they are other models. The time of their coming to this disk counts: a
+        # download may bear an old date. Results of a teacher's run come and go.
+        local -a models
+        IFS=$'\t' read -r -a models <<<"${KEY[start]}"
+        [[ -z $(find -L "${models[@]}" -maxdepth 1 -type f ! -name '*.png' ! -name '*.md' -cnewer "$mark") ]] \
+            || return 1
     fi
     has_all_products "$1" "$mark"
 }

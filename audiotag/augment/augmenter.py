@@ -70,11 +70,7 @@ class Augmenter:
             device: where everything is computed.
             rng_key: every choice derives from it: (seed, epoch, name of the batch).
         """
-        clips = to_features(self.change_inputs(batch, frontend, device, rng_key))
-        clips = apply(self.on_features, clips, rng_key)
-        # Mixtures may have become shorter.
-        features = clips.resized(frontend.padded_size(clips.size))
-        return features, clips.tensor(clips.lengths), clips.targets
+        return self.change_features(self.change_inputs(batch, frontend, device, rng_key), rng_key)
 
     @torch.no_grad()
     def change_inputs(
@@ -82,6 +78,15 @@ class Augmenter:
     ) -> Clips:
         """The waveforms or stored features of a batch as the front end gets them."""
         return apply(self.on_inputs, read_batch(batch, frontend, device), rng_key)
+
+    @torch.no_grad()
+    def change_features(self, clips: Clips, rng_key: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """What `__call__` gives, from waveforms or stored features that have been changed already."""
+        frontend = clips.frontend
+        clips = apply(self.on_features, to_features(clips), rng_key)
+        # Mixtures may have become shorter.
+        features = clips.resized(frontend.padded_size(clips.size))
+        return features, clips.tensor(clips.lengths), clips.targets
 
 
 def apply(steps: Mapping[str, Step], clips: Clips, rng_key: tuple[int, ...]) -> Clips:

@@ -1,5 +1,5 @@
 """Look at a configuration: resolve it, list all keys, write a JSON schema, print the stages' keys, look
-whether the model is there that training starts from."""
+whether the models are there that training starts from or learns from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from audiotag.commandline import add_config_arguments, config_from_args, make_pa
 from audiotag.configfile import dump_yaml
 from audiotag.configtable import json_schema, reference_table
 from audiotag.errors import run_command
-from audiotag.stagekeys import stage_keys, start_path
+from audiotag.stagekeys import stage_keys, start_paths
 
 
 def main() -> None:
@@ -26,7 +26,8 @@ def main() -> None:
     action.add_argument(
         "--check-start",
         action="store_true",
-        help="refuse a model to start from (init.model) that is not there; one of the hub is fetched",
+        help="refuse a model to start from (init.model) or to learn from (distillation.teachers) that is not "
+        "there; those of the hub are fetched",
     )
     args = parser.parse_args()
 
@@ -43,6 +44,11 @@ def main() -> None:
             from audiotag.training.starting import locate_start  # needs torch, which takes seconds to import
 
             locate_start(config.init)
+        if config.distillation is not None:
+            from audiotag.distillation.teachers import locate_teacher
+
+            for teacher in config.distillation.teachers:
+                locate_teacher(teacher)
         return
     if args.print_config:
         print(dump_yaml(config), end="")
@@ -51,9 +57,9 @@ def main() -> None:
     print(f"stats {config.features.stats_name}")
     print(f"storage {config.features.storage}")
     print(f"noise {'yes' if config.augment.noise else 'no'}")
-    print(f"init {'yes' if config.init.model else 'no'}")
-    if start := start_path(config):
-        print(f"start {start}")
+    print(f"init {'yes' if config.init.model or config.distillation else 'no'}")
+    if starts := start_paths(config):
+        print("start", "\t".join(starts))
     for stage, key in stage_keys(config).items():
         print(stage, key)
 

@@ -7,8 +7,9 @@ of workers or of training processes, or a run that is resumed, makes the same ba
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,13 @@ from audiotag.data.replacing import MAX_TRIES, Replaced, first_readable
 
 # (epoch, key of the clip, number wanted) to positions of other clips: `BatchPlan.substitutes`.
 Substitutes = Callable[[int, int, int], np.ndarray]
+
+
+class ClipTargets(Protocol):
+    """What is learnt of clips beside their labels, such as `StoredTargets`."""
+
+    def check(self, position: int, clip_id: str) -> None: ...
+    def __call__(self, positions: list[int]) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class TrainingDataset(ClipDataset):
     and reasons of what could not be read; `num_replaced`, how many of the planned clips others stand for;
     and, with a chance of partners, `partner`: clips of the corpus to mix with `rows` of this batch, with
     `inputs`, `lengths` and `labels` of their own.
+
+    Once `targets` is set, `labels` (B,2C) has those of each clip behind its labels.
 
     Args:
         manifest, storage, num_classes, length_multiple_s: as in `ClipDataset`.
@@ -80,6 +90,7 @@ class TrainingDataset(ClipDataset):
         self.crop_s = crop_s
         self.noise = noise
         self.partner_probability = partner_probability
+        self.targets: ClipTargets | None = None
 
     def make_batch(self, item: tuple[int, np.ndarray]) -> Batch:
         """The training batch of these clips in this epoch."""
@@ -116,6 +127,19 @@ class TrainingDataset(ClipDataset):
             return self.read(position, self.crop_s if position == planned else draft.longest_s, chance)
 
         return first_readable(candidates(), load, draft.replaced)
+
+    def read(self, position: int, longest_s: float | None = None, chance: Chance | None = None) -> np.ndarray:
+        """As in `ClipDataset`; a clip without targets counts as unreadable."""
+        if self.targets is not None:
+            self.targets.check(position, self.manifest.id(position))
+        return super().read(position, longest_s, chance)
+
+    def multi_hot(self, positions: Sequence[int]) -> torch.Tensor:
+        """Labels (B,C) of some clips, or (B,2C) with their targets."""
+        labels = super().multi_hot(positions)
+        if self.targets is None:
+            return labels
+        return torch.cat([labels, self.targets(list(positions))], dim=1)
 
     def others(self, planned: int, place: int, draft: Draft) -> list[int]:
         """Clips to try in the place of one: first those that fit into the batch as they are.

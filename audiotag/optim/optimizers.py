@@ -15,17 +15,21 @@ FUSED_ON = ("cpu", "cuda")
 GROUP_KEYS = ("lr", "weight_decay", "head_lr_factor", "layer_decay", "decay_all")
 
 
-def build_optimizer(section: dict[str, Any], tagger: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that a config section describes, over all parameters of a model on its device.
+def build_optimizer(
+    section: dict[str, Any], tagger: nn.Module, loss: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser that a config section describes, over all parameters of a model on its device, and of its
+    loss if that has any.
 
     Parameters that are frozen have no gradient, and so neither change nor decay nor have a state. The groups'
     `lr` are base rates, which a schedule multiplies.
     """
     settings = dict(section)
     if section["name"] == "scaled_adam":
-        return scaled_adam(settings, tagger)
+        return scaled_adam(settings, tagger, loss)
     optimizer_class = OPTIMIZERS[settings.pop("name")]
     groups = parameter_groups(tagger, **{key: settings.pop(key) for key in GROUP_KEYS})
+    groups += loss_groups(loss, section["lr"])
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
     if section["name"] != "sgd":
@@ -34,12 +38,20 @@ def build_optimizer(section: dict[str, Any], tagger: nn.Module) -> torch.optim.O
     return optimizer_class(groups, **settings)
 
 
-def scaled_adam(settings: dict[str, Any], tagger: nn.Module) -> ScaledAdam:
+def scaled_adam(settings: dict[str, Any], tagger: nn.Module, loss: nn.Module | None) -> ScaledAdam:
     """ScaledAdam, which has no weight decay: parameters are in groups by their rates alone."""
     del settings["name"]
     rates = {key: settings.pop(key) for key in GROUP_KEYS if key in settings}
     groups = parameter_groups(tagger, **rates, weight_decay=0.0, decay_all=True)
+    groups += loss_groups(loss, rates["lr"])
     for group in groups:
         del group["weight_decay"]
     settings["betas"] = tuple(settings["betas"])
-    return ScaledAdam(groups, **settings, names={p: name for name, p in tagger.named_parameters()})
+    names = {p: name for module in (tagger, loss) if module for name, p in module.named_parameters()}
+    return ScaledAdam(groups, **settings, names=names)
+
+
+def loss_groups(loss: nn.Module | None, lr: float) -> list[dict[str, Any]]:
+    """The group of a loss' parameters, which do not decay; none where it has none."""
+    parameters = list(loss.parameters()) if loss is not None else []
+    return [{"name": "loss", "params": parameters, "lr": lr, "weight_decay": 0.0}] if parameters else []

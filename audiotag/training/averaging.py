@@ -74,7 +74,7 @@ def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     measured = set(taken.measured.values())
     averaged = {shown_name(path, exp_dir): origin for path, origin in taken.averaged.items()}
     files = {shown_name(path, exp_dir): file_digest(path) for path in chosen.paths}
-    heavy = ("model", "averages", "optimizer", "scaler")
+    heavy = ("model", "averages", "optimizer", "scaler", "loss")
     return ChosenWeights(
         name=chosen.name if between else chosen.name + SUFFIXES[taken.kind],
         weights=taken.weights,

@@ -6,6 +6,7 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     averages          averages of the weights by kind (ema, running_average, swa), in float64
     optimizer         state of the optimiser
     scaler            state of the fp16 loss scaler (empty without fp16)
+    loss              state of the loss, where it is trained: the map between embeddings of distillation
     encoder_training  by process: what the encoder remembers of its training, if it does
     position          {"epoch", "batch", "step", "world_size", "validated_step", "trained_ms",
                       "steps_per_epoch", "base_batches"}: epochs finished, base batches of the next one done
@@ -21,6 +22,7 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     labels            rows [index, mid, name]
     coverage          what stage 1 and stage 4 say of the splits: clips present of clips listed, durations,
                       loudness, feature statistics
+    teachers          of distillation: [{"digest", "share"}], else None
     train_data        {"clips", "digest"}: which clips with which labels its own train split has
     mixed_data        the same of all train sets together with data.sources, else None
     class_weights     those of the loss, in the order of the classes

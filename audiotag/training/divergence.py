@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiotag.atomic import atomic_write
+from audiotag.distillation.loss import DistillationLoss, build_distillation_loss, stored_widths
 from audiotag.errors import CheckpointError
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
-from audiotag.losses import build_loss
+from audiotag.losses import Loss, build_loss
 from audiotag.matrixproducts import allow_tf32
 from audiotag.tagger import Tagger, build_tagger
 from audiotag.training.batchcount import set_batch_count
@@ -36,7 +37,7 @@ class StepInput:
     Args:
         features: (B,T,F), normalised.
         lengths: (B,) in frames.
-        targets: (B,C).
+        targets: (B,C), or more columns where the loss takes what teachers say behind the labels.
         ids: of the B clips.
         seed: of the random choices in the model, dropout and the like.
     """
@@ -50,7 +51,7 @@ class StepInput:
 
 def investigate(
     tagger: Tagger,
-    loss: nn.Module,
+    loss: Loss | DistillationLoss,
     inputs: Sequence[StepInput],
     *,
     amp: str = "off",
@@ -76,7 +77,13 @@ def investigate(
             return Finding("weights", owner(name), what, bad, parameter.numel(), everyone)
     tagger.zero_grad(set_to_none=True)
     for batch in inputs:
-        for what, tensor in (("the features of the batch", batch.features), ("the targets", known(batch))):
+        count = len(tagger.labels)
+        looked_at = {
+            "the features of the batch": batch.features,
+            "the targets": known(batch.targets[:, :count]),
+            "what the teachers say": batch.targets[:, count:],
+        }
+        for what, tensor in looked_at.items():
             if bad := count_bad(tensor):
                 return Finding("input", "", what, bad, tensor.numel(), bad_clips(tensor, batch.ids))
         with watch(tagger, batch.ids) as watcher:
@@ -84,10 +91,10 @@ def investigate(
             device = batch.features.device.type
             dtype = AMP_DTYPES[amp]
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-                logits = tagger(batch.features, batch.lengths)
+                output = tagger(batch.features, batch.lengths, **loss.asks)
             if watcher.finding is not None:
                 return watcher.finding
-            value = loss(logits, batch.targets)
+            value = loss(output, batch.targets)
             if bad := count_bad(value):
                 return Finding("loss", "", "the loss", bad, value.numel(), batch.ids)
             (value * scale / (group_size or len(inputs))).backward()
@@ -97,15 +104,15 @@ def investigate(
     return None
 
 
-def known(batch: StepInput) -> Tensor:
-    """The targets of a batch; NaN, which stands for unknown, as 0."""
-    return batch.targets.where(~batch.targets.isnan(), 0.0)
+def known(targets: Tensor) -> Tensor:
+    """Labels; NaN, which stands for unknown, as 0."""
+    return targets.where(~targets.isnan(), 0.0)
 
 
 def dump(
     path: Path,
     tagger: Tagger,
-    loss: nn.Module,
+    loss: Loss | DistillationLoss,
     inputs: Sequence[StepInput],
     *,
     config: dict[str, Any],
@@ -160,8 +167,10 @@ def replay(path: Path, device: torch.device | str = "cpu") -> Finding | None:
     if state.get("batch_count") is not None:
         set_batch_count(tagger, state["batch_count"])
     # The weights of the classes come with the dump, wherever they were from.
-    loss = build_loss({**config["loss"], "class_weights": "none"}, labels).to(device)
-    loss.load_state_dict(state["loss"])
+    loss = build_loss({**config["loss"], "class_weights": "none"}, labels)
+    if section := config.get("distillation"):
+        loss = build_distillation_loss(section, loss, stored_widths(state["loss"]))
+    loss.to(device).load_state_dict(state["loss"])
     inputs = [
         StepInput(**{name: on(value, device) for name, value in batch.items()}) for batch in state["inputs"]
     ]

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from audiotag.distillation.loss import DistillationLoss
 from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.losses import Loss
@@ -45,8 +47,8 @@ class Learner:
 
     Args:
         tagger: on its device.
-        loss: of logits (B,C) and targets (B,C).
-        optimizer: over the tagger's parameters; its groups' `lr` at this moment are the base rates.
+        loss: of logits (B,C) and targets (B,C); it may have parameters that are trained with the tagger's.
+        optimizer: over the parameters of both; its groups' `lr` at this moment are the base rates.
         world: the processes.
         amp: precision of the forward pass: off, fp16 or bf16.
         clip_norm: largest norm of the gradient; None does not clip.
@@ -58,7 +60,7 @@ class Learner:
     def __init__(
         self,
         tagger: Tagger,
-        loss: Loss,
+        loss: Loss | DistillationLoss,
         optimizer: torch.optim.Optimizer,
         world: World,
         *,
@@ -110,8 +112,8 @@ class Learner:
         torch.manual_seed(inputs.seed)
         with self._exchange(last):
             with self.autocast():
-                logits = self.model(inputs.features, inputs.lengths)
-            loss = self.loss(logits, inputs.targets)
+                output = self.model(inputs.features, inputs.lengths, **self.loss.asks)
+            loss = self.loss(output, inputs.targets)
             self.scaler.scale(loss / group_size).backward()
         self._losses.append(loss.detach())
         return self.loss.as_mean(loss.detach(), inputs.targets)
@@ -130,8 +132,10 @@ class Learner:
         """
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
+        self._average_loss_gradients()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.tagger.parameters(), self.clip_norm)
+        trained = [*self.tagger.parameters(), *self.loss.parameters()]
+        norm = nn.utils.clip_grad_norm_(trained, self.clip_norm)
         overflow = ~norm.isfinite()
         bad = ~torch.stack(self._losses).isfinite().all()
         skipped = overflow & ~bad
@@ -151,8 +155,9 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the optimiser and the scaler."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        """State of the optimiser, the scaler and, where it is trained, the loss."""
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {**state, "loss": self.loss.state_dict()} if has_parameters(self.loss) else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state; settings such as weight decay are and remain those of the configuration."""
@@ -166,6 +171,11 @@ class Learner:
                 group.update(own)
         else:
             logger.warning("the optimiser is of another kind than in the checkpoint: its state begins anew")
+        if has_parameters(self.loss):
+            if "loss" in state:
+                self.loss.load_state_dict(state["loss"])
+            else:
+                logger.warning("the checkpoint holds no state of the loss: what is trained of it begins anew")
         if scaler := state["scaler"]:  # empty where training was not in fp16 before
             self.scaler.load_state_dict({**scaler, "growth_interval": self.growth_interval})
 
@@ -179,10 +189,22 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def _average_loss_gradients(self) -> None:
+        """Do for the loss what DDP does for the model, which it is no part of."""
+        if self.world.size > 1:
+            for parameter in self.loss.parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.world.size
+
     def _exchange(self, wanted: bool) -> contextlib.AbstractContextManager:
         if wanted or not isinstance(self.model, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.model.no_sync()
+
+
+def has_parameters(loss: nn.Module) -> bool:
+    """Whether a loss has something to train."""
+    return next(loss.parameters(), None) is not None
 
 
 def fits(stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:

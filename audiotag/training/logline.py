@@ -14,7 +14,7 @@ def format_log(epoch: int, step: int, values: dict[str, float]) -> str:
         several groups, and `train/scale` of fp16.
     """
     parts = [
-        figure(values, "train/loss", "loss {:.4f}"),
+        figure(values, "train/loss", "loss {:.4f}") + loss_parts(values),
         learning_rates(values),
         figure(values, "train/grad_norm", "grad norm {:.3g}"),
         figure(values, "clip/percent_clipped", "{:.0f}% clipped"),
@@ -33,6 +33,13 @@ def figure(values: dict[str, float], tag: str, layout: str) -> str:
     """A value in words; nothing where it is not known."""
     value = values.get(tag)
     return "" if value is None else layout.format(value)
+
+
+def loss_parts(values: dict[str, float]) -> str:
+    """What the loss is made of, in brackets; nothing where that is one part."""
+    names = {"labels": "train/label_loss", "teacher": "train/teacher_loss", "features": "train/feature_loss"}
+    parts = [f"{name} {values[tag]:.4f}" for name, tag in names.items() if tag in values]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def learning_rates(values: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class Meter:
     def reset(self) -> None:
         """Begin a new stretch of updates."""
         self._losses: list[Tensor] = []
+        self._parts: dict[str, list[Tensor]] = {}
         self._norms: list[Tensor] = []
         self._skipped: list[Tensor] = []
         self._clips = 0
@@ -47,7 +49,15 @@ class Meter:
         """Let the clock go on from now: what was done since the last update is no training."""
         self._mark = time.perf_counter()
 
-    def add_batch(self, loss: Tensor, clips: int, wait_s: float, replaced: int, flops: float = 0.0) -> None:
+    def add_batch(
+        self,
+        loss: Tensor,
+        clips: int,
+        wait_s: float,
+        replaced: int,
+        flops: float = 0.0,
+        parts: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Note one batch of this process.
 
         Args:
@@ -56,8 +66,11 @@ class Meter:
             wait_s: seconds that training waited for it.
             replaced: clips of it that took the place of unreadable ones.
             flops: floating-point operations that the model needs for it.
+            parts: what the loss is made of, by name.
         """
         self._losses.append(loss.detach())
+        for name, part in (parts or {}).items():
+            self._parts.setdefault(name, []).append(part.detach())
         self._clips += clips
         self._wait_s += wait_s
         self._replaced += replaced
@@ -75,12 +88,12 @@ class Meter:
         `train/clips` counts the clips since the run began; clips, replaced ones and speed are sums over the
         processes, memory is that of the process with most, the others are means.
         """
-        losses = numbers(self._losses)
         self._count_time()
         elapsed_s = max(self._elapsed_s, 1e-9)
         own = {
-            "loss": math.fsum(losses) if all(map(math.isfinite, losses)) else math.nan,
-            "batches": len(losses),
+            "loss": total_of(numbers(self._losses)),
+            **{name: total_of(numbers(parts)) for name, parts in self._parts.items()},
+            "batches": len(self._losses),
             "clips": self._clips,
             "replaced": self._replaced,
             "speed": self._clips / elapsed_s,
@@ -95,7 +108,10 @@ class Meter:
         skipped = [bool(one) for one in numbers(self._skipped)]
         norms = [norm for norm, skip in zip(numbers(self._norms), skipped, strict=True) if not skip]
         values = {
-            "train/loss": total["loss"] / total["batches"] if total["batches"] else math.nan,
+            **{
+                f"train/{name}": total[name] / total["batches"] if total["batches"] else math.nan
+                for name in ("loss", *self._parts)
+            },
             "train/grad_norm": mean(norms),
             "train/clips": float(self._clips_before),
             "train/clips_per_s": total["speed"],
@@ -112,6 +128,7 @@ class Meter:
         """What the next reading needs of the updates so far."""
         return {
             "losses": numbers(self._losses),
+            "parts": {name: numbers(parts) for name, parts in self._parts.items()},
             "norms": numbers(self._norms),
             "skipped": numbers(self._skipped),
             "clips": self._clips,
@@ -126,6 +143,9 @@ class Meter:
         """Go on after a state; the clock starts now."""
         self.reset()
         self._losses = self._tensors(state["losses"], torch.float64)
+        self._parts = {
+            name: self._tensors(parts, torch.float64) for name, parts in state.get("parts", {}).items()
+        }
         self._norms = self._tensors(state["norms"], torch.float64)
         self._skipped = self._tensors(state["skipped"], torch.bool)
         self._clips = state["clips"]
@@ -147,6 +167,11 @@ class Meter:
 def numbers(scalars: list[Tensor]) -> list[float]:
     """The values of scalar tensors, waiting for the device once."""
     return torch.stack(scalars).double().tolist() if scalars else []
+
+
+def total_of(values: list[float]) -> float:
+    """Exactly rounded sum; NaN where one is not finite."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def mean(values: list[float]) -> float:

@@ -140,6 +140,11 @@ def check_same_run(
             f"the same, but its file or the counts have changed); {advice}, or go on all the same with "
             "--allow-changes"
         )
+    if state.get("teachers") != record.get("teachers") and not allow_changes:
+        raise ConfigError(
+            f"{exp_dir} was trained with other teachers (distillation.teachers: their weights have changed "
+            f"since); {advice}, or go on all the same with --allow-changes"
+        )
     if state["position"]["world_size"] != world_size:
         logger.warning(
             "trained by %d processes so far, by %d from here: the effective batch changes by the same factor",

@@ -17,6 +17,8 @@ from audiotag.data.batching import BatchPlan
 from audiotag.data.index import IndexedManifest
 from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
+from audiotag.distillation.hearing import stored_targets
+from audiotag.distillation.teachers import Teachers, open_teachers
 from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
 from audiotag.labels import LabelTable
@@ -52,6 +54,7 @@ from audiotag.training.runlog import RunLog
 from audiotag.training.scoreboard import Scoreboard
 from audiotag.training.signals import StopRequest
 from audiotag.training.starting import begin_with, check_same_start, read_start
+from audiotag.training.teaching import with_teachers
 from audiotag.training.tensorboard import RunWriter
 from audiotag.training.trainer import Trainer
 from audiotag.training.validation import Validation
@@ -105,7 +108,8 @@ def prepare_trainer(
     config = fix_batch_limit(config, state, manifest, data_dir, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
-    record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest)
+    teachers = open_teachers(config, labels, world) if config.distillation else None
+    record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest, teachers)
     if state is not None:
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
         record["init"] = state.get("init")
@@ -114,13 +118,16 @@ def prepare_trainer(
     tagger = initial_tagger(config, labels, world)
     if start is not None:
         record["init"] = begin_with(start, tagger, config)
-    parts = build_parts(config, plan, train_loader.dataset.manifest, tagger, world, state)
+    parts = build_parts(config, plan, train_loader.dataset.manifest, tagger, world, state, teachers)
     if state is not None:
         restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)
     done = state["position"]["step"] if state else 0
     profiler = make_profiler(options.profile, exp_dir / "profile", world, done=done)
     # All is known to be well: from here on the folder is written to.
     take_folder(exp_dir, config, record, state, options, world)
+    if teachers is not None and config.distillation.mode == "stored":
+        dataset = train_loader.dataset
+        dataset.targets = stored_targets(config, dataset.manifest, data_dir, labels, teachers, world, stop)
     writer = open_curves(exp_dir, config, record, state, world)
     settings = config.training
     peak = peak_flops(world.device, settings.amp, settings.peak_tflops)
@@ -160,18 +167,24 @@ def build_parts(
     tagger: Tagger,
     world: World,
     state: dict[str, Any] | None,
+    teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """What changes a model's weights, averages and judges its weights, all as at the start of a run.
 
     Args:
         clips: what is trained on, for the weights of the classes.
         state: the checkpoint that the run goes on from, which tells how long epochs were at the start.
+        teachers: of distillation, on the CPU.
     """
     section = config.model_dump(mode="json")
     settings = section["training"]
     labels = tagger.labels
-    loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels))).to(world.device)
-    optimizer = build_optimizer(section["optimizer"], tagger)
+    loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels)))
+    augmenter = build_augmenter(section["augment"]) or Augmenter({}, {})
+    if teachers is not None:
+        loss, augmenter = with_teachers(config, loss, augmenter, tagger, teachers, world)
+    loss.to(world.device)
+    optimizer = build_optimizer(section["optimizer"], tagger, loss)
     steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
     logger.info(
         "%s parameters, %d updates in %d epochs",
@@ -196,7 +209,7 @@ def build_parts(
         "steps_per_epoch": steps_per_epoch,
         "averages": WeightAverages(tagger, settings["ema"], settings["running_average"], settings["swa"]),
         "freezer": Freezer(tagger, settings["freeze"]),
-        "augmenter": build_augmenter(section["augment"]) or Augmenter({}, {}),
+        "augmenter": augmenter,
         "scoreboard": Scoreboard(settings["best_metric"], settings["min_delta"]),
     }
 
@@ -262,13 +275,19 @@ def needs_other_memory(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def make_record(
-    config: Config, data_dir: Path, labels: LabelTable, manifest: IndexedManifest, trained_on: Any
+    config: Config,
+    data_dir: Path,
+    labels: LabelTable,
+    manifest: IndexedManifest,
+    trained_on: Any,
+    teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """What every checkpoint carries besides the state.
 
     Args:
         manifest: the recipe's own train set.
         trained_on: what the batches are of: the same, or a mix with other sets.
+        teachers: of distillation.
     """
     return {
         "config": config.model_dump(mode="json"),
@@ -280,6 +299,7 @@ def make_record(
             config.loss.class_weights, labels, class_counts(config, trained_on, len(labels))
         ).tolist(),
         "init": None,
+        "teachers": teachers and teachers.describe(),
         "provenance": collect_provenance(),
     }
 

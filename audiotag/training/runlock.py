@@ -22,6 +22,10 @@ from audiotag.errors import ConfigError, StorageError
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".run.lock"
+TRAINING = (
+    "another run is training in {folder}{holder}: wait for it or stop it, or take another experiment folder "
+    "(./run.sh --tag)"
+)
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 # A process that was killed holds its lock until the system has taken its memory back.
@@ -32,11 +36,15 @@ LEFT_BEHIND = re.compile(r"\.(epoch-\d+\.pt|step-\d+\.pt|config\.yaml|divergence
 
 
 @contextmanager
-def lock_run(exp_dir: Path) -> Iterator[None]:
+def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
     """Hold the folder for this process; a second run in it is refused, with the holder's host and process.
 
     The system takes the lock back however the process ends, so a file left by a dead one is no obstacle.
     To be called by the first process of a run only. What a killed run left half written is removed.
+
+    Args:
+        exp_dir: the folder.
+        refusal: what the second run is told of `folder` and its `holder`.
     """
     path = exp_dir / LOCK_NAME
     try:
@@ -48,14 +56,14 @@ def lock_run(exp_dir: Path) -> Iterator[None]:
             "file system can be written"
         ) from None
     with file:
-        acquire(file, exp_dir)
+        acquire(file, exp_dir, refusal)
         describe_holder(file)
         remove_leftovers(exp_dir)
         yield
         # Closing the file gives the lock back; the file stays, since another run may be waiting for it.
 
 
-def acquire(file: IO[str], exp_dir: Path) -> None:
+def acquire(file: IO[str], exp_dir: Path, refusal: str) -> None:
     """Take the lock of an open file, or say who has it."""
     deadline = time.monotonic() + WAIT_FOR_DYING_S
     while True:
@@ -76,10 +84,7 @@ def acquire(file: IO[str], exp_dir: Path) -> None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
         if time.monotonic() > deadline:
-            raise ConfigError(
-                f"another run is training in {exp_dir}{read_holder(file)}: wait for it or stop it, or take "
-                "another experiment folder (./run.sh --tag)"
-            )
+            raise ConfigError(refusal.format(folder=exp_dir, holder=read_holder(file)))
         time.sleep(0.1)
 
 

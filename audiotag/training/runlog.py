@@ -56,10 +56,17 @@ class RunLog:
         """Start the clock: what went on since the last log line, such as a validation, is not training."""
         self.meter.start()
 
-    def add_batch(self, loss: torch.Tensor, inputs: StepInput, wait_s: float, replaced: int) -> None:
+    def add_batch(
+        self,
+        loss: torch.Tensor,
+        parts: dict[str, torch.Tensor],
+        inputs: StepInput,
+        wait_s: float,
+        replaced: int,
+    ) -> None:
         """Note a batch of this process."""
         flops = self.flops(tuple(inputs.features.shape)) if self.flops else 0.0
-        self.meter.add_batch(loss, len(inputs.ids), wait_s, replaced, flops)
+        self.meter.add_batch(loss, len(inputs.ids), wait_s, replaced, flops, parts)
 
     def add_update(self, outcome: Outcome, step: int) -> None:
         """Note an update."""

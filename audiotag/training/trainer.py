@@ -200,7 +200,7 @@ class Trainer:
             inputs, wait_s, replaced = self.next_inputs(batches, epoch, index)
             self.recent[-1].append(inputs)
             loss = self.learner.add_gradient(inputs, size, last=index == size - 1)
-            self.log.add_batch(loss, inputs, wait_s, replaced)
+            self.log.add_batch(loss, self.learner.loss.parts, inputs, wait_s, replaced)
         outcome = self.learner.update(self.rate_factor(), self.stop.name is not None)
         if outcome.bad:
             lagged = self.learner.flags.lagged

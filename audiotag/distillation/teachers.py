@@ -1,0 +1,198 @@
+"""Teachers: trained models whose scores a student learns, several of them as one.
+
+Shapes: B clips, T frames, F mel bins, C classes of the student, E width of a teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audiotag.config import Config
+from audiotag.distillation.softening import exclusive_log_odds, mean_log_odds
+from audiotag.distributed import World
+from audiotag.errors import CheckpointError, ConfigError
+from audiotag.evaluation.scoring import AMP_DTYPES
+from audiotag.export.package import TrainedModel, load_model
+from audiotag.interop.formats import find_format, read_model
+from audiotag.interop.hub import find_model
+from audiotag.interop.importing import import_model
+from audiotag.interop.sourcemodel import Hints
+from audiotag.labels import LabelTable
+from audiotag.places import resolve_place
+from audiotag.prediction.model import chosen_model, run_config
+from audiotag.training.averaging import choose_weights
+
+KEY = "distillation.teachers"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One trained model, frozen and in eval mode.
+
+    Args:
+        place: where it was found.
+        model: the tagger, with the name of its loss.
+        columns: its output for each of the student's classes.
+        digest: of its weights, settings and classes: another one gives other scores.
+    """
+
+    place: Path
+    model: TrainedModel
+    columns: list[int]
+    digest: str
+
+    @property
+    def preset(self) -> str:
+        """Of the features that it takes."""
+        return self.model.config["features"]["preset"]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it says that one of the classes is right, and which."""
+        return self.model.loss == "ce"
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor, lengths: Tensor, amp: str) -> tuple[Tensor, Tensor]:
+        """Logits (B,C), log odds where the classes exclude each other, and embeddings (B,E), in float32.
+
+        Args:
+            features: (B,T,F) of its own front end.
+            lengths: (B,) in frames.
+            amp: precision of the forward pass: off, fp16 or bf16.
+        """
+        dtype = AMP_DTYPES[amp]
+        with torch.autocast(features.device.type, dtype=dtype, enabled=dtype is not None):
+            logits, embeddings = self.model.tagger(features, lengths, pooled=True)
+        logits = logits.float()
+        if self.exclusive:
+            logits = exclusive_log_odds(logits)
+        return logits[:, self.columns], embeddings.float()
+
+
+class Teachers:
+    """One or several teachers that speak with one voice: the weighted mean of their probabilities.
+
+    Args:
+        members: the teachers.
+        weights: of each in the mean; None for all alike.
+    """
+
+    def __init__(self, members: Sequence[Teacher], weights: Sequence[float] | None = None) -> None:
+        self.members = list(members)
+        weights = weights or [1.0] * len(self.members)
+        self.shares = [weight / sum(weights) for weight in weights]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether all say that one of the classes is right, and which."""
+        return all(member.exclusive for member in self.members)
+
+    @property
+    def width(self) -> int:
+        """Of the embeddings."""
+        return self.members[0].model.tagger.encoder.output_dim
+
+    def describe(self) -> list[dict[str, object]]:
+        """Which models they are, and their shares."""
+        pairs = zip(self.members, self.shares, strict=True)
+        return [{"digest": member.digest, "share": share} for member, share in pairs]
+
+    def to(self, device: torch.device) -> Teachers:
+        """Move all of them."""
+        for member in self.members:
+            member.model.tagger.to(device)
+        return self
+
+    def __call__(self, heard: Sequence[tuple[Tensor, Tensor]], amp: str) -> tuple[Tensor, Tensor]:
+        """Their common logits (B,C) and the embeddings (B,E) of the first.
+
+        Args:
+            heard: features and lengths for each of them.
+            amp: precision of the forward pass.
+        """
+        said = [member(*inputs, amp) for member, inputs in zip(self.members, heard, strict=True)]
+        return mean_log_odds([logits for logits, _ in said], self.shares), said[0][1]
+
+
+def open_teachers(config: Config, labels: LabelTable, world: World) -> Teachers:
+    """The teachers of a configuration, on the CPU.
+
+    Args:
+        config: the configuration, with a section `distillation`.
+        labels: the student's classes.
+        world: the processes, the first of which fetches what is on the hub.
+    """
+    section = config.distillation
+    world.gather([locate_teacher(name) for name in section.teachers] if world.is_main else None)
+    members = []
+    for place in map(locate_teacher, section.teachers):
+        model = open_teacher(place, labels)
+        model.tagger.requires_grad_(False)
+        members.append(Teacher(place, model, teacher_columns(labels, model, place), model_digest(model)))
+    return Teachers(members, section.weights)
+
+
+def locate_teacher(name: str) -> Path:
+    """The file or folder of a teacher, fetched if it is on the hub."""
+    place = resolve_place(name, KEY)
+    path = Path(place).expanduser()
+    # Where its folder is here, a name such as exp/ast_tiny is hardly meant for the hub.
+    if not path.exists() and path.parent.is_dir():
+        raise ConfigError(
+            f"{KEY}: {path} is not there; name a checkpoint, the folder of a run or of a model, or a model "
+            "of the Hugging Face hub"
+        )
+    return find_model(place, KEY, "auto")
+
+
+def open_teacher(place: Path, labels: LabelTable) -> TrainedModel:
+    """The model of a run's folder, of the weights that its configuration chooses, or of a file or folder in
+    any format that can be imported.
+
+    Args:
+        place: where it lies.
+        labels: the student's classes, which give MIDs to those that have only names.
+    """
+    if (place / "config.yaml").is_file():
+        return chosen_model(choose_weights(place, run_config(place, []).evaluation), place)
+    if find_format(place) == "audiotag":
+        return load_model(place)
+    source = read_model(place, "auto", Hints())
+    if source.labels is None:
+        raise ConfigError(
+            f"{KEY}: {place} does not name its classes: make a folder of it with import_checkpoint and "
+            "--labels, and take that"
+        )
+    # Other toolkits may know only the names of classes, by which the MIDs are found.
+    model, _ = import_model(source, labels if source.num_classes == len(labels) else None, {})
+    return model
+
+
+def teacher_columns(labels: LabelTable, model: TrainedModel, place: Path) -> list[int]:
+    """A teacher's output for each of the student's classes, found by their MIDs."""
+    known = model.tagger.labels.index_of_mid
+    missing = [label for label in labels if label.mid not in known]
+    if missing:
+        raise CheckpointError(
+            f"{KEY}: {place} does not know {len(missing)} of the {len(labels)} classes, among them "
+            f"{missing[0].mid} ({missing[0].name}): take a teacher that knows all of them"
+        )
+    return [known[label.mid] for label in labels]
+
+
+def model_digest(model: TrainedModel) -> str:
+    """A hash of all that a model's scores depend on."""
+    value = hashlib.sha256()
+    description = {**model.config, "loss": model.loss, "labels": model.tagger.labels.to_rows()}
+    value.update(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(model.tagger.state_dict().items()):
+        value.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        value.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return value.hexdigest()[:32]

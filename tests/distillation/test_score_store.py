@@ -1,0 +1,110 @@
+"""Stored scores: blocks, their range, damage, space, and looking rows up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from audiotag.data.loading import Unreadable
+from audiotag.distillation.store import ScoreStore
+from audiotag.distillation.storedtargets import StoredTargets, rows_of
+from audiotag.errors import DataError, StorageError
+
+IDS = np.array([f"clip{number}".encode() for number in range(7)])
+LOGITS = np.arange(21, dtype=np.float32).reshape(7, 3) - 10.3
+
+
+def store_in(folder, key="key") -> ScoreStore:
+    return ScoreStore(folder, key, num_clips=7, num_classes=3, block_clips=3)
+
+
+def filled(folder) -> ScoreStore:
+    store = store_in(folder)
+    for block in store.missing_blocks():
+        store.write_block(block, LOGITS[list(store.positions(block))])
+    store.finish(IDS, {"teachers": []})
+    return store
+
+
+def test_blocks_become_one_file_that_is_mapped_into_memory(tmp_path):
+    store = store_in(tmp_path)
+    assert [list(store.positions(block)) for block in range(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    store.write_block(1, LOGITS[3:6])
+    assert store.missing_blocks() == [0, 2] and not store.is_complete()
+    store = filled(tmp_path)
+    assert store.is_complete() and store.missing_blocks() == []
+    store.drop_blocks()
+    scores, ids = store.open()
+    assert isinstance(scores, np.memmap) and scores.dtype == np.float16
+    np.testing.assert_array_equal(scores, LOGITS.astype(np.float16))
+    assert ids.tolist() == IDS.tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy", "scores.npy", "store.json"]
+
+
+def test_logits_beyond_the_range_of_float16_become_its_largest(tmp_path):
+    store = ScoreStore(tmp_path, "key", 1, 4, block_clips=3)
+    store.write_block(0, np.array([[1e9, -np.inf, 3.0, np.nan]], np.float32))
+    np.testing.assert_array_equal(store.read_block(0), [[65504.0, -65504.0, 3.0, np.nan]])
+
+
+def test_damaged_files_are_named(tmp_path):
+    store = filled(tmp_path)
+    store.block_path(1).write_bytes(store.block_path(1).read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"blocks/1.npy is damaged .*: delete .*1.npy and run"):
+        store.read_block(1)
+    np.save(store.block_path(1), np.zeros((3, 2), np.float16))
+    with pytest.raises(DataError, match=r"expected \(3, 3\) float16, found \(3, 2\)"):
+        store.read_block(1)
+    scores = tmp_path / "scores.npy"
+    scores.write_bytes(scores.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"scores.npy is damaged"):
+        store.open()
+    (tmp_path / "store.json").write_text("{")
+    with pytest.raises(DataError, match=r"store.json is damaged"):
+        store.is_complete()
+    (tmp_path / "store.json").write_text(json.dumps({"key": "another"}))
+    with pytest.raises(DataError, match="its key is not the folder's"):
+        store.is_complete()
+
+
+def test_a_disk_that_is_too_small_is_known_before_anything_is_computed(tmp_path, monkeypatch):
+    store = store_in(tmp_path)
+    (tmp_path / ".scores.npy.77.tmp").write_bytes(b"half")
+    store.prepare()
+    assert list(tmp_path.iterdir()) == []
+    needed = (7 + 3 * 3) * 3 * 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed))
+    store.prepare()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
+    with pytest.raises(StorageError, match="scores of 7 clips need"):
+        store.prepare()
+
+
+def test_rows_are_found_by_the_clips_ids():
+    assert rows_of(IDS, IDS) is None
+    wanted = IDS[[5, 0, 3]]
+    assert rows_of(wanted, IDS[::-1]).tolist() == [1, 6, 3]
+    with pytest.raises(DataError, match="lack 1 of 2 clips, such as zzz"):
+        rows_of(np.array([b"clip1", b"zzz"]), IDS)
+
+
+def test_targets_are_softened_rows(tmp_path):
+    scores, _ = filled(tmp_path).open()
+    targets = StoredTargets(scores, np.array([6, 0]), temperature=2.0, form="bce", exclusive=False)
+    expected = torch.from_numpy(LOGITS[[0, 6]].astype(np.float16).astype(np.float32))
+    torch.testing.assert_close(targets([1, 0]), (expected / 2).sigmoid())
+
+
+def test_a_clip_without_scores_is_unreadable(tmp_path):
+    store = ScoreStore(tmp_path, "key", 2, 3, block_clips=3)
+    store.write_block(0, np.array([[1.0] * 3, [np.nan] * 3], np.float32))
+    store.finish(IDS[:2], {})
+    targets = StoredTargets(store.open()[0], None, temperature=1.0, form="bce", exclusive=False)
+    targets.check(0, "clip0")
+    with pytest.raises(Unreadable, match="clip clip1: it could not be read when"):
+        targets.check(1, "clip1")
