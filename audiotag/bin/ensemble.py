@@ -48,7 +48,8 @@ def main() -> None:
         sources = find_members(ensemble, weight_overrides(args))
         places = find_scores(ensemble, sources, args.data_dir, dest, world)
         if world.is_main:
-            for split in ensemble.splits:
+            # First valid, if it is among them: the thresholds found on it are used on eval.
+            for split in sorted(ensemble.splits, key=lambda split: split != "valid"):
                 print(combine_split(split, ensemble, sources, places, dest, args.epochs))
 
 

@@ -41,7 +41,7 @@ def read_member(name: str, path: Path, split: str, labels: LabelTable | None = N
     labels: the classes of score files that lie in no evaluation folder.
     """
     folder = path if path.is_dir() else path.parent
-    info = read_evaluation(folder).info if (folder / "metrics.json").exists() else {}
+    info = recorded_info(path)
     system = replace(read_system(path), name=name)
     if system.classes is None and labels is not None:
         if len(labels) != system.scores.logits.shape[1]:
@@ -50,9 +50,20 @@ def read_member(name: str, path: Path, split: str, labels: LabelTable | None = N
                 f"{len(labels)}"
             )
         system = replace(system, classes={label.mid: label.name for label in labels})
-    if info.get("split", split) != split:
+    if (info.get("split") or split) != split:
         raise DataError(f"{path} has the scores of {info['split']}, not of {split}")
     return MemberScores(name, system, info, folder)
+
+
+def recorded_info(path: Path) -> dict[str, Any]:
+    """What the evaluation knows that a score file belongs to; nothing without one."""
+    folder = path if path.is_dir() else path.parent
+    return read_evaluation(folder).info if (folder / "metrics.json").exists() else {}
+
+
+def recorded_split(path: Path) -> str | None:
+    """The split whose scores these are; None where nothing says it."""
+    return recorded_info(path).get("split")
 
 
 def beside(path: Path, split: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from audiotag.atomic import atomic_write
 from audiotag.configensemble import Ensemble
 from audiotag.distributed import World
-from audiotag.errors import ConfigError
+from audiotag.errors import ConfigError, DataError
 from audiotag.evaluation.conditions import folder_suffix
 from audiotag.evaluation.ensemble import (
     MemberScores,
@@ -20,6 +20,7 @@ from audiotag.evaluation.ensemble import (
     match,
     merged_info,
     read_member,
+    recorded_split,
 )
 from audiotag.evaluation.ensemblemeasures import cumulate, describe_members, measure
 from audiotag.evaluation.ensembletext import cumulative_table, describe_ensemble, gain_in_words, members_table
@@ -54,17 +55,25 @@ def find_scores(
     places: Places = {split: [] for split in splits}
     for source in sources:
         found = {} if source.kind == "scores" else scorer.score(source, splits)
-        for number, split in enumerate(splits):
-            place = found.get(split) or scores_place(source, split, is_first=number == 0)
-            places[split].append(place)
+        for split in splits:
+            places[split].append(found.get(split) or scores_place(source, split, ensemble.splits))
     return places
 
 
-def scores_place(source: Source, split: str, is_first: bool) -> Path:
-    """Where the scores of a split lie of a member that is scores: they are of the first split themselves."""
+def scores_place(source: Source, split: str, wanted: Sequence[str]) -> Path:
+    """Where the scores of a split lie of a member that is scores of one.
+
+    wanted: the splits that are combined; a file that does not say is of eval, where that is one of them.
+    """
     if split == "valid" and source.valid_scores is not None:
         return source.valid_scores
-    return source.path if is_first else beside(source.path, split)
+    own = recorded_split(source.path) or ("eval" if "eval" in wanted else "valid")
+    if own not in wanted:
+        raise DataError(
+            f"{source.path} has the scores of {own}, but {' and '.join(wanted)} is to be combined: name its "
+            "evaluation of that, or set splits (--split)"
+        )
+    return source.path if own == split else beside(source.path, split)
 
 
 def combine_split(

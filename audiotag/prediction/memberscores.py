@@ -128,6 +128,7 @@ class ModelScorer:
         model, origin = self.open(source, check_valid="valid" in wanted)
         choice = self.config.evaluation
         for split, what in wanted.items():
+            logger.info("scoring %s on %s", source.name, split)
             scored = score_split(split, model, self.config, self.data_dir, self.world)
             if scored is None:
                 continue
