@@ -113,11 +113,11 @@ class ModelScorer:
         place = self.place(source, split)
         if changed:
             logger.info(
-                "%s is scored again on %s: the scores in %s are of another %s",
+                "%s is scored again on %s: %s changed since the scores in %s were made",
                 source.name,
                 split,
+                " and ".join(changed),
                 place,
-                " and other ".join(changed),
             )
         else:
             logger.info("%s: scores on %s are there already (%s)", source.name, split, place)
