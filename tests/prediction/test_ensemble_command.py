@@ -170,13 +170,13 @@ def test_what_changed_is_scored_again_and_nothing_else(place, combine):
     description = json.loads((place / "model/config.json").read_text())
     (place / "model/config.json").write_text(json.dumps({**description, "info": {"other": 1}}))
     why, doing = scored()
-    assert why.startswith("model is scored again on eval: the scores in exp/changes/members/model-")
-    assert why.endswith("are of another model") and doing == "scoring model on eval"
+    assert why.startswith("model is scored again on eval: model changed since the scores in exp/changes/mem")
+    assert doing == "scoring model on eval"
     lines = scored("--set", "evaluation.batch_size=5")
-    assert len(lines) == 4 and lines_with(lines, "are of another settings") == 2
+    assert len(lines) == 4 and lines_with(lines, "eval: settings changed since") == 2
     manifest = place / "data/manifests/cuts_eval.jsonl"
     manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:8]))
-    assert lines_with(scored(), "are of another clips and other settings") == 2
+    assert lines_with(scored(), "eval: clips and settings changed since") == 2
     assert read_evaluation(place / "exp/changes/eval_eval_ensemble2").metrics["num_clips"] == 8
     [folder] = (place / "exp/changes/members").glob("model-*/eval_eval_scores")
     (folder / "scores.npz").unlink()
