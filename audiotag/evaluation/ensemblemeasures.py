@@ -21,7 +21,7 @@ SHOWN = ("mAP", "mAUC", "d_prime", "f1_micro", "accuracy", "loss")
 class Part:
     """A member, or the whole, of an ensemble with what was measured of it.
 
-    weight: None for the whole. intervals, draws_of_map: None and empty without resamplings.
+    weight: None for the whole. intervals, draws_of_map: empty and None without resamplings.
     """
 
     name: str
@@ -105,13 +105,14 @@ def describe_members(
     return {"combine": how, "weighing": weighing, "parts": rows, "gain": gain(parts)}
 
 
-def cumulate(aligned: Aligned) -> list[dict[str, Any]]:
-    """Metrics of each member, and of the mean of the probabilities of all up to it, in their order."""
-    mixture, rows = Mixture("probabilities"), []
+def cumulate(aligned: Aligned, how: Combine, *, zero_without_positives: bool = False) -> list[dict[str, Any]]:
+    """Metrics of each member, and of the mean of all up to it, all alike, in their order."""
+    options = {"zero_without_positives": zero_without_positives}
+    mixture, rows = Mixture(how), []
     for name, logits in zip(aligned.names, aligned.logits, strict=True):
         mixture.add(logits)
         single, cumulative = (
-            compute_metrics(scores, aligned.labels, ids=aligned.ids).summary
+            compute_metrics(scores, aligned.labels, ids=aligned.ids, **options).summary
             for scores in (logits, mixture.logits())
         )
         rows.append(

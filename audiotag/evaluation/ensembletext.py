@@ -26,7 +26,7 @@ def describe_ensemble(ensemble: Mapping[str, Any]) -> str:
     if ensemble.get("gain"):
         parts.append(gain_in_words(ensemble["gain"]))
     if ensemble.get("cumulative"):
-        parts.append("One after the other, and the mean of the probabilities of all up to each:")
+        parts.append(f"One after the other, and the mean of the {ensemble['combine']} of all up to each:")
         parts.append(cumulative_table(ensemble).markdown())
     return "\n\n".join(parts)
 

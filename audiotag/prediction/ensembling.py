@@ -97,6 +97,8 @@ def combine_split(
     members, choice = read_members(split, ensemble, sources, places), ensemble.evaluation
     aligned = match(members, common=ensemble.common)
     info = merged_info(members)
+    if len(aligned.ids) < max(len(member.system.scores.ids) for member in members):
+        info.pop("coverage", None)  # it counts clips that are left out here
     numbers = ensemble.member_weights if isinstance(ensemble.member_weights, list) else None
     weights = given_weights(numbers, len(members))
     weighing = "all alike" if numbers is None else "weights as given"
@@ -118,7 +120,9 @@ def combine_split(
     )
     described = describe_members(members, parts, ensemble.combine, weighing)
     if epochs:
-        described["cumulative"] = cumulate(aligned)
+        described["cumulative"] = cumulate(
+            aligned, ensemble.combine, zero_without_positives=choice.zero_without_positives
+        )
     name = ensemble_name(ensemble, sources, epochs)
     folder = dest / f"eval_{split}_{name}"
     write_evaluation(

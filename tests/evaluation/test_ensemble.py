@@ -45,6 +45,7 @@ def three(tmp_path, make_scores, make_labels) -> list[Path]:
             "checkpoints": ["epoch-5.pt"],
             "sha256": {"epoch-5.pt": f"{seed}"},
             "precision": "float32",
+            "coverage": {"eval": {"listed": 50, "present": 50, "skipped": {}, "seconds": 500.0}},
             "selected_on": "valid" if seed == 1 else None,
         }
         folder = tmp_path / f"run{seed}"
@@ -136,6 +137,8 @@ def test_other_clips_are_named_and_refused_or_left_out(tmp_path, three, run, cap
     _, evaluation = run([three[0], tmp_path / "few"], common=True)
     assert evaluation.scores().ids == fewer.ids
     assert f"48 of 50 clips of {three[0]} are in all members" in caplog.text
+    # How many of the listed clips are present is not known of these.
+    assert "coverage" in run([three[0]])[1].info and "coverage" not in evaluation.info
 
 
 def test_labels_that_differ_are_refused(tmp_path, three, run, make_labels):
