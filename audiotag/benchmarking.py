@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiotag.config import AstEncoder, Config
+from audiotag.benchmarks.twin import build_twin
+from audiotag.config import Config
 from audiotag.data.splits import open_split, read_labels
 from audiotag.distributed import World
-from audiotag.errors import ConfigError, DataError
+from audiotag.errors import DataError
 from audiotag.evaluation.scoring import model_inputs
 from audiotag.frontend import FRAME_LENGTH, FRAME_SHIFT
 from audiotag.labels import Label, LabelTable
@@ -154,7 +155,7 @@ class Benchmark:
 
     def compare(self, watch: Stopwatch) -> dict[str, Any]:
         """The same model in `transformers`, with the same optimiser and precision, in turn with ours."""
-        twin = build_twin(self.config.encoder, self.features.shape[1:], len(self.tagger.labels))
+        twin = build_twin(self.tagger, self.config.encoder)
         if self.config.training.compile != "off":
             twin.compile()
         rival = Steps(twin.to(self.device), self.config, self.world, len(self.tagger.labels))
@@ -187,49 +188,6 @@ class Benchmark:
         batch = next(self.batches)
         features, lengths = model_inputs(self.tagger.frontend, batch, self.device)
         return self.steps.train(features, lengths, batch["labels"].to(self.device, non_blocking=True))
-
-
-class Twin(nn.Module):
-    """`transformers`' ASTForAudioClassification, called like a tagger."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Features (B,T,F) to logits (B,C)."""
-        return self.model(features).logits
-
-
-def build_twin(encoder: AstEncoder, feature_shape: tuple[int, int], num_classes: int) -> Twin:
-    """The model of `transformers` with the sizes of an AST encoder, random weights and SDPA attention."""
-    if encoder.name != "ast":
-        raise ConfigError(f"transformers has no model like encoder {encoder.name}: only ast is compared")
-    try:
-        from transformers import ASTConfig, ASTForAudioClassification
-    except ImportError:
-        raise ConfigError("the comparison needs transformers: pip install 'audiotag[hf]'") from None
-    frames, bins = feature_shape
-    return Twin(
-        ASTForAudioClassification(
-            ASTConfig(
-                hidden_size=encoder.embed_dim,
-                num_hidden_layers=encoder.depth,
-                num_attention_heads=encoder.num_heads,
-                intermediate_size=round(encoder.mlp_ratio * encoder.embed_dim),
-                hidden_dropout_prob=encoder.dropout,
-                attention_probs_dropout_prob=encoder.attention_dropout,
-                layer_norm_eps=encoder.block_norm_eps,
-                patch_size=encoder.patch_size,
-                frequency_stride=encoder.freq_stride,
-                time_stride=encoder.time_stride,
-                max_length=frames,
-                num_mel_bins=bins,
-                num_labels=num_classes,
-                attn_implementation="sdpa",
-            )
-        )
-    )
 
 
 def count_parameters(module: nn.Module) -> int:

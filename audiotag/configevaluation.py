@@ -70,11 +70,9 @@ class WeightChoice(Section):
         return self
 
 
-class Evaluation(WeightChoice):
-    """Which weights are evaluated, on what."""
+class Scoring(Section):
+    """How clips are scored, whatever the model, and how the scores are measured."""
 
-    splits: Annotated[list[Literal["valid", "eval"]], Field(min_length=1)] = ["eval"]
-    """Splits that stage 6 evaluates."""
     amp: Literal["off", "fp16", "bf16"] = "off"
     """Precision of the forward pass; the last layer and the scores are float32 in any case."""
     window_s: Positive | None = None
@@ -93,7 +91,7 @@ class Evaluation(WeightChoice):
     """Count classes without positives as AP 0 in the means (old papers do); otherwise leave them out."""
 
     @model_validator(mode="after")
-    def _windows_leave_nothing_out(self) -> Evaluation:
+    def _windows_leave_nothing_out(self) -> Scoring:
         if self.hop_s is not None and self.window_s is None:
             raise ValueError("hop_s is set, but window_s, the length of the windows, is not")
         if self.hop_s is not None and self.hop_s > self.window_s:
@@ -102,3 +100,10 @@ class Evaluation(WeightChoice):
                 "would not be heard"
             )
         return self
+
+
+class Evaluation(Scoring, WeightChoice):
+    """Which weights are evaluated, on what."""
+
+    splits: Annotated[list[Literal["valid", "eval"]], Field(min_length=1)] = ["eval"]
+    """Splits that stage 6 evaluates."""

@@ -20,18 +20,24 @@ from audiotag.config import Config
 from audiotag.errors import ConfigError
 
 Key = tuple[str, ...]
+Whole = typing.TypeVar("Whole", bound=BaseModel)
 
 # Plain words in place of pydantic's, by type of error.
 MESSAGES = {"missing": "is missing"}
 
 
-def load_config(path: Path | str | None, overrides: typing.Sequence[str] = ()) -> Config:
-    """Read a YAML file (None: only defaults), apply `key=value` overrides, check everything."""
+def load_config(
+    path: Path | str | None, overrides: typing.Sequence[str] = (), kind: type[Whole] = Config
+) -> Whole:
+    """Read a YAML file (None: only defaults), apply `key=value` overrides, check everything.
+
+    kind: what the file configures, a recipe unless it says otherwise.
+    """
     sources: dict[Key, str] = {}
     tree = read_tree(Path(path), sources) if path is not None else {}
     for override in overrides:
         merge(tree, override_tree(override), f"--set {override}", sources)
-    return validate(tree, sources, str(path) if path is not None else "the defaults")
+    return validate(tree, sources, str(path) if path is not None else "the defaults", kind)
 
 
 def dump_yaml(config: Config) -> str:
@@ -164,27 +170,29 @@ def default_name(key: Key) -> str | None:
     return getattr(field.default, "name", None) if field else None
 
 
-def validate(tree: dict[str, Any], sources: dict[Key, str], fallback_source: str) -> Config:
-    """The typed Config, or a ConfigError about the first thing that is wrong."""
-    for name, field in Config.model_fields.items():
+def validate(
+    tree: dict[str, Any], sources: dict[Key, str], fallback_source: str, kind: type[Whole] = Config
+) -> Whole:
+    """The typed configuration of this kind, or a ConfigError about the first thing that is wrong."""
+    for name, field in kind.model_fields.items():
         if tree.get(name, ()) is None and isinstance(field.default, BaseModel):
             del tree[name]  # a section whose keys are all commented out
         if isinstance(tree.get(name), dict) and default_name((name,)):
             tree[name].setdefault("name", default_name((name,)))
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         # A misspelt key is the likeliest mistake and explains others (such as a missing one).
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         problem = problems[0]
-        key, section = locate(problem["loc"])
+        key, section = locate(problem["loc"], kind)
         source = next(
             (sources[key[:depth]] for depth in range(len(key), 0, -1) if key[:depth] in sources),
             fallback_source,
         )
         dotted = ".".join(key)
         if problem["type"] == "extra_forbidden":
-            raise ConfigError(f"{source}: unknown key '{dotted}'{suggest(key, section)}") from None
+            raise ConfigError(f"{source}: unknown key '{dotted}'{suggest(key, section, kind)}") from None
         if problem["type"] == "union_tag_invalid":
             tag, expected = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
             raise ConfigError(f"{source}: {dotted}.name is '{tag}', expected one of {expected}") from None
@@ -193,13 +201,13 @@ def validate(tree: dict[str, Any], sources: dict[Key, str], fallback_source: str
         raise ConfigError(f"{source}: {dotted or 'config'}: {message}{found}") from None
 
 
-def locate(loc: tuple[int | str, ...]) -> tuple[Key, type[BaseModel]]:
+def locate(loc: tuple[int | str, ...], kind: type[BaseModel] = Config) -> tuple[Key, type[BaseModel]]:
     """The dotted key of a pydantic location and the section class that holds it.
 
     The location of a section chosen by `name` carries the chosen name as an extra part; it is dropped.
     """
     key: list[str] = []
-    section: type[BaseModel] = Config
+    section: type[BaseModel] = kind
     parts = [str(part) for part in loc]
     while parts:
         part = parts.pop(0)
@@ -221,12 +229,12 @@ def sections_in(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in typing.get_args(annotation) for section in sections_in(part)]
 
 
-def suggest(key: Key, section: type[BaseModel]) -> str:
+def suggest(key: Key, section: type[BaseModel], kind: type[BaseModel] = Config) -> str:
     """The nearest valid key in the same section, else a key of that name in another section."""
     near = difflib.get_close_matches(key[-1], section.model_fields, n=1)
     if near:
         return f" (did you mean '{'.'.join((*key[:-1], near[0]))}'?)"
-    elsewhere = sorted({name for name, _, _ in walk_keys() if name.split(".")[-1] == key[-1]})
+    elsewhere = sorted({name for name, _, _ in walk_keys(kind) if name.split(".")[-1] == key[-1]})
     if elsewhere:
         return f" (did you mean '{elsewhere[0]}'?)"
     return f" (valid here: {', '.join(section.model_fields)})"

@@ -10,20 +10,21 @@ import types
 import typing
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from audiotag.config import Config
 from audiotag.configfile import sections_in, walk_keys
 
 
-def reference_table() -> str:
-    """Key, type, default and meaning of every configuration key, one row each.
+def reference_table(kind: type[BaseModel] = Config) -> str:
+    """Key, type, default and meaning of every key of a kind of configuration, one row each.
 
     Where a section is chosen by `name`, a key that only some choices have names them in brackets.
     """
-    choices = {key: sections_in(field.annotation) for key, field, _ in walk_keys()}
+    choices = {key: sections_in(field.annotation) for key, field, _ in walk_keys(kind)}
     owners: dict[tuple[str, str, str, str], list[str]] = {}
-    for key, field, owner in walk_keys():
+    for key, field, owner in walk_keys(kind):
         if sections_in(field.annotation) and not is_optional(field.annotation):
             continue
         section = choices.get(key.rpartition(".")[0], [])

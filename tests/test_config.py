@@ -10,12 +10,15 @@ import pytest
 import yaml
 
 from audiotag.config import Config
+from audiotag.configensemble import Ensemble
 from audiotag.configfile import dump_yaml, load_config, sections_in, walk_keys
 from audiotag.configtable import reference_table
 from audiotag.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-YAML_FILES = sorted([*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("egs/*/conf/**/*.yaml")])
+ALL_YAML_FILES = sorted([*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("egs/*/conf/**/*.yaml")])
+ENSEMBLES = [path for path in ALL_YAML_FILES if path.name.startswith("ensemble_")]
+YAML_FILES = [path for path in ALL_YAML_FILES if path not in ENSEMBLES]
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -32,20 +35,27 @@ def test_every_yaml_file_loads_and_survives_a_round_trip(path, tmp_path):
     assert again == config
 
 
+@pytest.mark.parametrize("path", ENSEMBLES, ids=lambda path: path.stem)
+def test_every_ensemble_loads(path):
+    assert load_config(path, kind=Ensemble).title
+
+
 def test_there_are_yaml_files():
     assert ROOT / "egs/mini/conf/ast_tiny.yaml" in YAML_FILES
+    assert ROOT / "egs/audioset/conf/ensemble_ast_m.yaml" in ENSEMBLES
 
 
 def test_every_key_is_documented():
-    for key, field, _ in walk_keys():
+    for key, field, _ in (*walk_keys(), *walk_keys(Ensemble)):
         assert field.description and field.description.rstrip().endswith("."), key
-    for _, field, _ in walk_keys():
+    for _, field, _ in (*walk_keys(), *walk_keys(Ensemble)):
         for section in sections_in(field.annotation):
             assert section.__doc__
 
 
 def test_the_readme_has_the_reference_of_all_keys():
     assert reference_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert reference_table(Ensemble) in (ROOT / "docs" / "ensembles.md").read_text(encoding="utf-8")
 
 
 def test_includes_are_merged_in_order_and_the_file_itself_wins(tmp_path):

@@ -9,29 +9,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 
 from audiotag.commandline import add_config_arguments, config_from_args, make_parser
 from audiotag.config import Config
-from audiotag.data.normalization import warn_of_foreign_normalization
-from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distributed import World, join_world
-from audiotag.errors import CheckpointError, DataError, run_command
-from audiotag.evaluation.conditions import (
-    describe_windows,
-    device_name,
-    folder_suffix,
-    precision_in_words,
-    weights_in_words,
-)
+from audiotag.errors import run_command
+from audiotag.evaluation.conditions import folder_suffix
 from audiotag.evaluation.results import write_evaluation
-from audiotag.evaluation.scoring import AMP_DTYPES, check_finite, gather_scores, score_batches
 from audiotag.export.package import TrainedModel
-from audiotag.labels import LabelTable
-from audiotag.logs import progress, set_up_logging
+from audiotag.logs import set_up_logging
 from audiotag.matrixproducts import allow_tf32
-from audiotag.prediction.model import chosen_model
+from audiotag.prediction.model import chosen_model, describe_chosen
+from audiotag.prediction.splitscores import check_valid_is_held_out, score_split
 from audiotag.provenance import collect_provenance
 from audiotag.training.averaging import (
     ChosenWeights,
@@ -40,8 +30,7 @@ from audiotag.training.averaging import (
     warn_of_unmeasured_weights,
     weight_overrides,
 )
-from audiotag.training.loaders import evaluation_loader, windowing
-from audiotag.training.resume import fingerprint
+from audiotag.training.loaders import windowing
 
 logger = logging.getLogger("audiotag.evaluate")
 
@@ -80,68 +69,23 @@ def evaluate(
 ) -> None:
     """Score one split and write its evaluation folder."""
     choice = config.evaluation
-    tagger = model.tagger
-    # The data come as the model knows them, stored or computed as the configuration says.
-    known = {key: model.config["features"][key] for key in ("preset", "target_frames")}
-    features = config.features.model_copy(update=known)
-    config = config.model_copy(update={"features": features})
-    where = {"preset": features.preset, "storage": features.storage}
-    labels = read_labels(data_dir)
-    columns = columns_by_mid(labels, tagger.labels)
-    manifest = open_split(data_dir, split, **where)
-    coverage = read_coverage(data_dir, features.stats_name)
-    # A valid that is the evaluation split was never part of train.
-    if split == "valid" and "same_as" not in coverage.get("valid", {}):
-        check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **where)), chosen, data_dir)
-    if world.is_main:
-        warn_of_foreign_normalization(tagger.frontend, coverage, split)
-    start = time.monotonic()
-    loader = evaluation_loader(config, manifest, len(labels), world, loss=model.loss)
-    scores = gather_scores(
-        score_batches(
-            tagger,
-            progress(loader, len(loader), f"scoring {split}", "batch", enabled=world.is_main),
-            device=world.device,
-            amp_dtype=AMP_DTYPES[choice.amp],
-            loss=model.loss,
-            columns=columns,
-        ),
-        world,
-    )
-    if scores is None:
+    if split == "valid":
+        check_valid_is_held_out(chosen.checkpoint.get("train_data"), model, config, data_dir)
+    scored = score_split(split, model, config, data_dir, world)
+    if scored is None:
         return
-    elapsed_s = time.monotonic() - start
-    check_finite(scores, tagger, choice.amp)
-    windows = windowing(choice, model.loss)
-    name = chosen.name + folder_suffix(choice.amp, windows)
+    name = chosen.name + folder_suffix(choice.amp, windowing(choice, model.loss))
     folder = exp_dir / f"eval_{split}_{name}"
     metrics = write_evaluation(
         folder,
-        scores,
-        labels,
+        scored.scores,
+        scored.labels,
         info={
             "title": config.title,
             "split": split,
             "weights": name,
-            "weights_in_words": weights_in_words(chosen.origin),
-            "checkpoints": chosen.files,
-            "sha256": chosen.sha256,
-            "kind": chosen.kind,
-            "between": chosen.between,
-            "averaged": chosen.averaged,
-            "training": {
-                "processes": chosen.checkpoint["position"].get("world_size"),
-                "provenance": chosen.checkpoint.get("provenance") or {},
-            },
-            "selected_on": selected_on(chosen),
-            "precision": precision_in_words(choice.amp, world.device, config.training.tf32),
-            "windows": describe_windows(windows, manifest.durations),
-            "batch_size": choice.batch_size,
-            "batch_independent": tagger.encoder.batch_independent,
-            "processes": world.size,
-            "device": device_name(world.device),
-            "clips_per_s": round(len(scores.ids) / elapsed_s, 3),
-            "coverage": coverage,
+            **describe_chosen(chosen),
+            **scored.facts,
             "provenance": collect_provenance(),
         },
         zero_without_positives=choice.zero_without_positives,
@@ -154,42 +98,11 @@ def evaluate(
     logger.info(
         "%s, %d clips at %.1f clips/s: %s; written to %s",
         split,
-        len(scores.ids),
-        len(scores.ids) / elapsed_s,
+        metrics.summary["num_clips"],
+        scored.facts["clips_per_s"],
         shown,
         folder,
     )
-
-
-def selected_on(chosen: ChosenWeights) -> str | None:
-    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none.
-
-    It chose the last epoch, too, where it ended training early.
-    """
-    if not chosen.by_validation and not chosen.by_stopping:
-        return None
-    return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")
-
-
-def check_valid_is_held_out(train_data: dict, chosen: ChosenWeights, data_dir: Path) -> None:
-    """Refuse a valid split that was carved out of other clips than the model was trained on."""
-    if chosen.checkpoint.get("train_data") != train_data:
-        raise DataError(
-            f"{data_dir} was prepared anew since the model was trained, so its valid split may hold clips "
-            "that the model has seen: evaluate on eval alone (--set 'evaluation.splits=[eval]'), or prepare "
-            "the data as it was"
-        )
-
-
-def columns_by_mid(labels: LabelTable, model_labels: LabelTable) -> list[int]:
-    """The model's output column of each of the corpus' classes; their orders may differ."""
-    missing = [label for label in labels if label.mid not in model_labels.index_of_mid]
-    if missing:
-        raise CheckpointError(
-            f"the model does not know {len(missing)} of the corpus' {len(labels)} classes, "
-            f"among them {missing[0].mid} ({missing[0].name}); it was trained with other labels"
-        )
-    return [model_labels.index_of_mid[label.mid] for label in labels]
 
 
 def parse_arguments() -> argparse.Namespace:

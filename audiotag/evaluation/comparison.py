@@ -39,7 +39,8 @@ class System:
 class Aligned:
     """Systems with the same clips and classes in the same order.
 
-    logits: (N,C) of each; labels: (N,C), NaN where any system's are.
+    mids: of the classes; None where these were matched by position. logits: (N,C) of each; labels: (N,C), NaN
+    where any system's are.
     """
 
     names: list[str]
@@ -47,6 +48,7 @@ class Aligned:
     class_names: list[str]
     logits: list[np.ndarray]
     labels: np.ndarray
+    mids: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def align(systems: Sequence[System], *, common: bool = False) -> Aligned:
         logits.append(system.scores.logits[where])
         own = system.scores.labels[where].astype(np.float32)
         labels = own if labels is None else merged(labels, own, ids, class_names, first.name, system.name)
-    return Aligned([system.name for system in systems], ids, class_names, logits, labels)
+    names = [system.name for system in systems]
+    return Aligned(names, ids, class_names, logits, labels, mids if by_mid else None)
 
 
 def shared(keys: list[list[str]], systems: Sequence[System], what: str, common: bool) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.evaluation.coverage import coverage_of, skipped_text
+from audiotag.evaluation.ensembletext import describe_ensemble
 from audiotag.evaluation.metricnames import METRIC_NAMES, TUNED_NAMES
 from audiotag.evaluation.perclass import ClassResult
 from audiotag.evaluation.plots import plot_per_class, plot_precision_recall
@@ -38,6 +39,8 @@ def evaluation_section(evaluation: Evaluation, exp_dir: Path) -> str:
     command = (info.get("provenance") or {}).get("command")
     if command:
         parts.append(f"Evaluated with\n\n```\n{command}\n```")
+    if ensemble := info.get("ensemble"):
+        parts.append(describe_ensemble(ensemble))
 
     parts.append(metrics_table(evaluation).markdown())
     parts.append(class_tables(evaluation.classes))

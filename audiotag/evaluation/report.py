@@ -48,7 +48,10 @@ def write_report(
     """
     config = read_config(exp_dir / "config.yaml")
     curves = read_curves(exp_dir / "tensorboard")
-    title = config.get("title", "") if title is None else title
+    # Ensembles have no configuration of a run, and were not trained.
+    ensembles = all("ensemble" in evaluation.info for evaluation in evaluations)
+    if title is None:
+        title = (evaluations[0].info if ensembles else config).get("title", "")
     sections = [
         "# RESULTS",
         environment_section(evaluations),
@@ -58,7 +61,7 @@ def write_report(
         intervals_section(evaluations),
         means_note(evaluations),
         data_section(evaluations[0].info.get("coverage") or {}),
-        training_section(curves, config, exp_dir, evaluations),
+        "" if ensembles else training_section(curves, config, exp_dir, evaluations),
         *(evaluation_section(evaluation, exp_dir) for evaluation in evaluations),
     ]
     path = exp_dir / "RESULTS.md"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from audiotag.config import Config
 from audiotag.configfile import load_config
 from audiotag.errors import CheckpointError, ConfigError
+from audiotag.evaluation.conditions import weights_in_words
 from audiotag.export.package import TrainedModel, assemble, load_model
 from audiotag.labels import LabelTable
 from audiotag.training.averaging import (
@@ -61,3 +63,30 @@ def chosen_model(chosen: ChosenWeights, exp_dir: Path, device: str | torch.devic
     labels = LabelTable.from_rows(chosen.checkpoint["labels"])
     source = exp_dir / chosen.files[-1]
     return assemble(chosen.checkpoint["config"], labels, chosen.weights, (source, source), device)
+
+
+def describe_chosen(chosen: ChosenWeights) -> dict[str, Any]:
+    """What an evaluation keeps of its weights and of their training."""
+    return {
+        "weights_in_words": weights_in_words(chosen.origin),
+        "checkpoints": chosen.files,
+        "sha256": chosen.sha256,
+        "kind": chosen.kind,
+        "between": chosen.between,
+        "averaged": chosen.averaged,
+        "training": {
+            "processes": chosen.checkpoint["position"].get("world_size"),
+            "provenance": chosen.checkpoint.get("provenance") or {},
+        },
+        "selected_on": selected_on(chosen),
+    }
+
+
+def selected_on(chosen: ChosenWeights) -> str | None:
+    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none.
+
+    It chose the last epoch, too, where it ended training early.
+    """
+    if not chosen.by_validation and not chosen.by_stopping:
+        return None
+    return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")

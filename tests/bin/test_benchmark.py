@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiotag.benchmarking import build_twin
+from audiotag.benchmarks.twin import build_twin
 from audiotag.bin.benchmark import parse_arguments
 from audiotag.config import AstEncoder
 from audiotag.errors import ConfigError
 from audiotag.stopwatch import Stopwatch, spread
+from tests.tiny import tiny_tagger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,7 +103,7 @@ def test_with_the_data_of_a_recipe(folder):
 def test_only_an_ast_has_a_twin():
     other = AstEncoder.model_construct(name="zipformer")
     with pytest.raises(ConfigError, match="no model like encoder zipformer"):
-        build_twin(other, (64, 128), 5)
+        build_twin(tiny_tagger(), other)
 
 
 def test_bad_numbers_are_refused(monkeypatch, capsys):
