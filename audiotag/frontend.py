@@ -114,6 +114,7 @@ class Frontend(nn.Module):
         self.mean, self.std = (mean, std) if normalize else (None, None)
         self.frame_multiple = 1
         self.min_frames = 1  # set by the tagger to what its encoder needs
+        self.groups_samples = False  # set by the tagger to whether its encoder wants frames counted so
         self.filter_bank = build_filter_bank(self.preset)
 
     def pad_to_multiple(self, seconds: float | None) -> None:
@@ -138,6 +139,10 @@ class Frontend(nn.Module):
         """Waveforms (B,S) with values in [-1, 1] and lengths (B,) in samples to normalised features
         (B,T,F) and their lengths (B,) in frames."""
         raw, frames = self.extract(waveforms, lengths)
+        if self.groups_samples:
+            # BEATs' original: as many samples for each frame as go evenly; a frame is a clip's if one is.
+            group = waveforms.shape[1] // raw.shape[1]
+            frames = (-(-lengths.to(frames.device) // group)).clamp(max=raw.shape[1])
         return self._finish(raw, frames, keep_padding=self.preset.featurize_padding)
 
     @torch.no_grad()
