@@ -152,13 +152,14 @@ class BeatsEncoder(Section):
     layer_drop: Fraction = 0.0
     """Probability that a layer is left out of a training pass."""
     gradient_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Factor on the gradient at the input of every layer: what lies before n layers learns by its n-th power."""
+    """Factor on the gradient at the input of each layer: what lies before the last n layers learns by its
+    n-th power."""
     last_layer_only: bool = False
     """Train the last layer, the bias by distance through it, and the head alone, as ESPnet's recipe does in
     effect, whose gradient decay cuts the graph."""
     padding: Literal["exact", "original"] = "exact"
-    """Which tokens belong to a clip that is padded: `exact`, those whose patch lies in it, so that it is heard
-    as alone; `original`, those by the original's rule, a few more, of which a part is padding."""
+    """Which tokens belong to a clip that is padded: `exact`, those whose patch lies in it, so that it is
+    heard as alone; `original`, those by the original's rule, a few more, of which a part is padding."""
 
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> BeatsEncoder:

@@ -196,7 +196,8 @@ class Frontend(nn.Module):
             features = features.where(inside[:, :, None], self.preset.pad_value)
         missing = size - features.shape[1]
         features = nn.functional.pad(features, (0, 0, 0, missing), value=self.preset.pad_value)
-        return self._normalize(features), frames.clamp(min=min(self.min_frames, size))
+        least = 1 if self.groups_samples else min(self.min_frames, size)
+        return self._normalize(features), frames.clamp(min=least)
 
     def _normalize(self, features: Tensor) -> Tensor:
         if self.mean is None:

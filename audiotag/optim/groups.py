@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-# Parameters with these words in their names are learned positions, tokens and factors: no decay, whatever their
-# shape. The last three are BEATs'.
+# Parameters with these words in their names are learned positions, tokens and factors: no decay, whatever
+# their shape. The last three are BEATs'.
 NO_DECAY_WORDS = ("pos_embed", "token", "relative_attention_bias", "weight_g", "grep_a")
 
 

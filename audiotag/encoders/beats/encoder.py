@@ -43,7 +43,7 @@ class Beats(nn.Module):
         output_dropout: rate on the embeddings, for the head.
         layer_drop: probability that a layer is left out of a training pass.
         gradient_decay: factor on the gradient at the input of every layer.
-        last_layer_only: nothing is learnt before the last layer but the table of the bias, through that layer.
+        last_layer_only: nothing before the last layer learns, but the table of the bias through that layer.
         padding: `exact` takes only patches that lie within their clip; `original` the tokens that the
             original's rule gives a clip, part of whose last patches may be padding.
     """
@@ -172,13 +172,12 @@ class Beats(nn.Module):
 
     def num_tokens(self, lengths: Tensor, num_frames: int | Tensor) -> Tensor:
         """How many tokens (B,) clips of these lengths (B,) have in a batch of so many frames."""
-        lengths = lengths.clamp(min=self.patch_size)
         if not self.groups_samples:
-            return self.rows * (lengths // self.patch_size)
+            return self.rows * (lengths.clamp(min=self.patch_size) // self.patch_size)
         # The original: as many frames for each token as go evenly, in the order of both.
         most = self.rows * (num_frames // self.patch_size)
         group = num_frames // most
-        return ((lengths + group - 1) // group).clamp(max=most)
+        return ((lengths.clamp(min=1) + group - 1) // group).clamp(max=most)
 
     def _pass(self, layer: Layer, stay: Tensor | None, x: Tensor, bias: Tensor, key_mask: Tensor) -> Tensor:
         if self.gradient_decay != 1.0:

@@ -5,7 +5,6 @@ Shapes: B clips, N tokens, D width, H heads, d width of a head.
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
