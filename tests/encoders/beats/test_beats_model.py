@@ -281,7 +281,7 @@ def test_copies_compute_the_same(inputs):
 
 def test_sizes_of_the_reference_are_those_of_its_configuration():
     cfg = facts("tiny_model_cfg")
-    assert SIZES == {
+    assert {
         "patch_dim": cfg["embed_dim"],
         "embed_dim": cfg["encoder_embed_dim"],
         "depth": cfg["encoder_layers"],
@@ -291,5 +291,5 @@ def test_sizes_of_the_reference_are_those_of_its_configuration():
         "conv_groups": cfg["conv_pos_groups"],
         "num_buckets": cfg["num_buckets"],
         "max_distance": cfg["max_distance"],
-    }
+    } == SIZES
     assert Beats(**SIZES).min_frames == cfg["input_patch_size"]
