@@ -1,4 +1,5 @@
-"""Paths in a configuration that name a variable of db.sh, so that a recipe is the same file on every site."""
+"""Places in a configuration: paths that name variables of db.sh, so that a recipe is the same file on every
+site, and names on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ import re
 from audiotag.errors import ConfigError
 
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+FILE_OF_WEIGHTS = re.compile(r".*\.(pth?|bin|ckpt|safetensors)")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve_place(place: str, key: str) -> str:
@@ -28,3 +31,8 @@ def resolve_place(place: str, key: str) -> str:
         return found
 
     return VARIABLE.sub(value, place)
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text can be the name of a model on the hub, OWNER/NAME, rather than that of a file."""
+    return HUB_NAME.fullmatch(text) is not None and not FILE_OF_WEIGHTS.fullmatch(text)

@@ -5,6 +5,8 @@
     onnx         model.onnx and model.int8.onnx with labels.csv; of a Zipformer, as sherpa-onnx runs them
     torchscript  model.ts for libtorch, with labels.csv
     icefall      pretrained.pt of a Zipformer, with labels.csv
+    hf           a folder of an AST that transformers loads: weights, config, feature extractor, model card
+    ast          ast_<strides>.pth of an AST for the original code, with labels.csv
 
 The `evaluation` section of the config (by default the run's own) chooses the weights, as for evaluate, and
 the same options overrule it; or --model names a checkpoint or an exported folder.
@@ -51,6 +53,14 @@ def main() -> None:
         from audiotag.interop.icefall import export_icefall
 
         export_icefall(args.dest, model)
+    elif args.to == "ast":
+        from audiotag.interop.ast import export_ast
+
+        export_ast(args.dest, model)
+    elif args.to == "hf":
+        from audiotag.interop.hfexport import export_huggingface
+
+        export_huggingface(args.dest, model, info)
     else:
         config = {**model.config, "loss": {"name": model.loss}}
         weights, labels = model.tagger.state_dict(), model.tagger.labels
@@ -109,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument(
         "--to",
-        choices=["package", "onnx", "torchscript", "icefall"],
+        choices=["package", "onnx", "torchscript", "icefall", "hf", "ast"],
         default="package",
         help="format to write",
     )

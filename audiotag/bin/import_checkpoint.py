@@ -1,10 +1,12 @@
 """Turn a model of another toolkit into an exported folder that `audiotag.load` and predict read.
 
-    python -m audiotag.bin.import_checkpoint --from icefall pretrained.pt model/ --labels labels.csv
+    python -m audiotag.bin.import_checkpoint --from ast audioset_10_10_0.4593.pth model/ --labels labels.csv
+    python -m audiotag.bin.import_checkpoint --from hf MIT/ast-finetuned-audioset-10-10-0.4593 model/
 
-From icefall: Zipformer taggers, exported (`pretrained.pt`) or training checkpoints (`epoch-N.pt`, of which
-`--weights model_avg` takes the running average). Sizes are read from the weights; what these do not say can
-be given with `--set`, such as `encoder.pos_head_dim=8`. What does not fit is refused.
+Sizes are read from the weights; what these do not say can be given with `--set`, such as
+`encoder.pos_head_dim=8`. An AST becomes one of another length or stride with `--set
+features.target_frames=512` or `--set encoder.time_stride=16`: its position embedding is cropped or
+interpolated. What does not fit is refused.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
 from audiotag.commandline import add_overrides, make_parser
-from audiotag.configfile import override_tree
-from audiotag.errors import ConfigError, run_command
+from audiotag.errors import run_command
 from audiotag.export.package import export_package, load_tagger
-from audiotag.interop.icefall import import_icefall
+from audiotag.interop.formats import FORMATS, read_model
+from audiotag.interop.hub import find_model
+from audiotag.interop.importing import hints_of, import_model, read_overrides
 from audiotag.labels import LabelTable
 from audiotag.logs import set_up_logging
 from audiotag.provenance import file_digest
@@ -30,8 +32,11 @@ def main() -> None:
     args = parse_arguments()
     set_up_logging(verbose=args.verbose)
     labels = LabelTable.read(args.labels) if args.labels else None
-    settings = encoder_settings(args.overrides)
-    model = import_icefall(args.source, kind=args.weights, labels=labels, settings=settings)
+    given = read_overrides(args.overrides)
+    path = find_model(args.source, "SOURCE", args.toolkit)
+    source = read_model(path, args.toolkit, hints_of(given, args.weights))
+    model, transfer = import_model(source, labels, given)
+    logger.info("%s: %s", args.source, transfer)
     export_package(
         args.dest,
         weights=model.tagger.state_dict(),
@@ -40,8 +45,10 @@ def main() -> None:
         info={
             "weights": args.weights,
             "imported_from": args.toolkit,
-            "checkpoints": [str(args.source)],
-            "sha256": {str(args.source): file_digest(args.source)},
+            "checkpoints": [args.source],
+            "sha256": {str(file): file_digest(file) for file in source.files},
+            "adapted": transfer.adapted,
+            "fresh": transfer.fresh,
         },
     )
     tagger = load_tagger(args.dest)
@@ -54,37 +61,30 @@ def main() -> None:
     )
 
 
-def encoder_settings(overrides: list[str]) -> dict[str, Any]:
-    """The settings of `--set encoder.<name>=<value>`."""
-    settings: dict[str, Any] = {}
-    for override in overrides:
-        tree = override_tree(override)
-        if list(tree) != ["encoder"] or not isinstance(tree["encoder"], dict):
-            raise ConfigError(f"--set {override}: only settings of the encoder can be given here")
-        settings.update(tree["encoder"])
-    return settings
-
-
 def parse_arguments() -> argparse.Namespace:
-    parser = make_parser("import_checkpoint", __doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="the file to import")
+    formats = "\n".join(f"    {name:12}{entry.what}" for name, entry in FORMATS.items())
+    parser = make_parser("import_checkpoint", f"{__doc__}\nformats:\n{formats}")
+    parser.add_argument("source", metavar="SOURCE", help="the file or folder to import; for hf, also a name")
     parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write")
     parser.add_argument(
-        "--from", choices=["icefall"], required=True, dest="toolkit", help="the toolkit that wrote the file"
+        "--from", choices=list(FORMATS), required=True, dest="toolkit", help="the format, see above"
     )
     parser.add_argument(
         "--labels",
         type=Path,
         metavar="CSV",
-        help="its classes: index,mid,display_name, as AudioSet lists them",
+        help="its classes: index,mid,display_name, as AudioSet lists them; a model that names its classes "
+        "(hf) gets their MIDs from it; one without head (deit) gets a fresh head for them",
     )
     parser.add_argument(
         "--weights",
         choices=["model", "model_avg"],
         default="model",
-        help="the trained weights or the running average of a training checkpoint",
+        help="the trained weights or the running average of a training checkpoint of icefall",
     )
-    add_overrides(parser, "a setting of the encoder in place of an inferred one; may be repeated")
+    add_overrides(
+        parser, "a setting of encoder or features in place of the model's or an inferred one; may be repeated"
+    )
     return parser.parse_args()
 
 

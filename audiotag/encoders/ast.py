@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiotag.encoders.astpositions import adapt_positions, describe_adaptation
 from audiotag.errors import ConfigError, DataError
 
 NUM_SUMMARY_TOKENS = 2
@@ -58,8 +59,8 @@ class Ast(nn.Module):
         self.num_layers = 1 + depth  # as `layer_of` counts
         self.input_frames = input_frames
         self.num_mel_bins = num_mel_bins
-        grid = patch_grid(num_mel_bins, input_frames, patch_size, freq_stride, time_stride)
-        num_tokens = NUM_SUMMARY_TOKENS + grid[0] * grid[1]
+        self.grid = patch_grid(num_mel_bins, input_frames, patch_size, freq_stride, time_stride)
+        num_tokens = NUM_SUMMARY_TOKENS + self.grid[0] * self.grid[1]
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.dist_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
@@ -96,6 +97,13 @@ class Ast(nn.Module):
         if part == "blocks":
             return 1 + int(inner.partition(".")[0])
         return self.num_layers - 1 if part == "norm" else 0
+
+    def adapt_weights(self, weights: dict[str, Tensor], source: Ast) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of another AST, `source`, with positions for the patches of this one, and what was done."""
+        if source.grid == self.grid:
+            return weights, []
+        positions = adapt_positions(weights["pos_embed"], source.grid, self.grid, NUM_SUMMARY_TOKENS)
+        return {**weights, "pos_embed": positions}, [describe_adaptation(source.grid, self.grid)]
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised log-mel (B,T,F) to the summary tokens (B,2,D) and their number, 2 for every clip.

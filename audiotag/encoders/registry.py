@@ -10,7 +10,10 @@ An encoder may also have
     skips_parameters    whether a training pass may leave parameters without a gradient;
     blocks, layer_of, num_layers    for what is done layer by layer: compilation, learning rates;
     set_batch_count(count)          for numbers that follow a schedule in training, told before each update;
-    training_state(), load_training_state(state)    for what checkpoints must hold besides its weights.
+    training_state(), load_training_state(state)    for what checkpoints must hold besides its weights;
+    adapt_weights(weights, source)  to start from a model of another shape: weights of `source`, an encoder of
+                    the same class on the meta device, made to fit this one as far as they can be, and a list
+                    with a line on each change; what does not fit even so is refused by whoever asked.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from audiotag.training.checkpoint import load_checkpoint, load_weights
 
 FORMAT = "audiotag-model"
 VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def export_package(
         "num_classes": len(labels),
         "info": info,
     }
-    with atomic_write(folder / "model.safetensors", "wb") as file:
+    with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
     with atomic_write(folder / "config.json") as file:
         json.dump(description, file, indent=2)
@@ -95,8 +96,8 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     path = Path(path)
     if path.is_dir():
         tree, labels = read_description(path), read_package_labels(path)
-        weights = read_weights(path / "model.safetensors")
-        sources = (path / "config.json", path / "model.safetensors")
+        weights = read_weights(path / WEIGHTS_FILE)
+        sources = (path / "config.json", path / WEIGHTS_FILE)
         return assemble(tree, labels, weights, sources, device)
     state = load_checkpoint(path)
     labels = LabelTable.from_rows(state["labels"])

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pathlib
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,60 +18,42 @@ import torch
 from torch import Tensor
 
 from audiotag.atomic import atomic_write
-from audiotag.configfile import validate
 from audiotag.errors import CheckpointError
 from audiotag.export.package import TrainedModel
-from audiotag.labels import Label, LabelTable
-from audiotag.tagger import build_tagger
+from audiotag.interop.foreignweights import as_weights, check_fit, find, read_torch_file
+from audiotag.interop.sourcemodel import Hints, SourceModel, complete, make_layout
 
 logger = logging.getLogger(__name__)
 
 FILE = "pretrained.pt"
 PRESET = "icefall80"
+WHAT = "a Zipformer tagger"
 # What all published models have. Weights give only products of it with the number of heads.
 POS_HEAD_DIM = 4
-# Training checkpoints hold paths; Python 3.13 calls their classes otherwise.
-PATHS: list[Any] = [
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
-    pathlib.WindowsPath,
-    pathlib.PureWindowsPath,
-    (pathlib.PosixPath, "pathlib._local.PosixPath"),
-    (pathlib.PurePosixPath, "pathlib._local.PurePosixPath"),
-]
 STACK = re.compile(r"encoder\.encoders\.(\d+)\.(?:encoder\.)?layers\.(\d+)\.")
 
 
-def import_icefall(
-    path: Path,
-    *,
-    kind: str = "model",
-    labels: LabelTable | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> TrainedModel:
-    """The model of an icefall file, in eval mode.
+def is_icefall(path: Path, content: Any) -> bool:
+    """Whether the content of a file is that of a model of icefall."""
+    state = content.get("model") if isinstance(content, Mapping) else None
+    return isinstance(state, Mapping) and any(STACK.search(str(name)) for name in state)
 
-    Args:
-        path: pretrained.pt or epoch-N.pt.
-        kind: `model`, or `model_avg` of a training checkpoint.
-        labels: its classes; None makes names up.
-        settings: of the encoder, in place of inferred ones.
-    """
-    weights = read_weights(path, kind)
-    encoder = infer_encoder(weights, settings or {}, path)
-    tree = {"features": {"preset": PRESET}, "encoder": {"name": "zipformer", **encoder}}
-    config = validate(tree, {}, str(path)).model_dump(mode="json")
-    num_classes = len(find(weights, "classifier.1.bias", path))
-    if labels is None:
-        logger.warning("no --labels: the %d classes are called class 0, class 1, ...", num_classes)
-        labels = LabelTable([Label(i, f"class_{i}", f"class {i}") for i in range(num_classes)])
-    if len(labels) != num_classes:
-        raise CheckpointError(f"{path} has {num_classes} classes, the label list {len(labels)}: name its own")
-    tagger = build_tagger(config["features"], config["encoder"], labels)
-    check_fit({foreign_name(name): value for name, value in tagger.state_dict().items()}, weights, path)
-    own = {name: weights[foreign_name(name)] for name in tagger.state_dict()}
-    tagger.load_state_dict(own)
-    return TrainedModel(tagger.eval(), "bce", {name: config[name] for name in ("features", "encoder")})
+
+def read_icefall(path: Path, hints: Hints) -> SourceModel:
+    """The model of pretrained.pt or epoch-N.pt."""
+    weights = read_weights(path, hints.weights)
+    inferred = infer_encoder(weights, hints.encoder, path)
+    features, encoder = complete(
+        {"features": {"preset": PRESET}, "encoder": {"name": "zipformer", **inferred}}, path
+    )
+    layout = make_layout(features, encoder)
+    num_classes = len(find(weights, "classifier.1.bias", path, WHAT))
+    expected = dict(layout.state_dict())
+    expected["classifier.1.weight"] = torch.empty(num_classes, layout.output_dim, device="meta")
+    expected["classifier.1.bias"] = torch.empty(num_classes, device="meta")
+    check_fit(expected, weights, path, WHAT, "give the encoder's settings with --set encoder.<name>=<value>")
+    own = {own_name(name): value for name, value in weights.items()}
+    return SourceModel(path, (path,), own, encoder, features, layout)
 
 
 def export_icefall(folder: Path, model: TrainedModel) -> Path:
@@ -104,32 +84,22 @@ def foreign_name(name: str) -> str:
     return name.removeprefix("encoder.")
 
 
+def own_name(name: str) -> str:
+    """What a tagger calls a tensor of icefall's."""
+    if name.startswith("classifier.1."):
+        return f"head.{name.removeprefix('classifier.1.')}"
+    return f"encoder.{name}"
+
+
 def read_weights(path: Path, kind: str) -> dict[str, Tensor]:
     """The tensors of one kind in a file, in float32, without the prefix that DDP leaves."""
-    try:
-        with torch.serialization.safe_globals(PATHS):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint not found: {path}") from None
-    except PermissionError:
-        raise
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: refused, since it is damaged or holds objects other than tensors, plain values, paths"
-        ) from None
-    except Exception as error:  # arbitrary bytes make torch's reader fail in many ways
-        raise CheckpointError(f"{path}: damaged or not a file of torch ({type(error).__name__})") from None
+    state = read_torch_file(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{path}: not a model of icefall, which has its weights under 'model'")
     weights = state.get(kind)
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path} has no {kind}: an exported model has only 'model' (--weights model)")
-    if next(iter(weights), "").startswith("module."):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    for name, value in weights.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise CheckpointError(f"{path}: {name} is not a tensor of numbers")
-    return {name: value.float() for name, value in weights.items()}
+    return as_weights(weights, path)
 
 
 def infer_encoder(weights: Mapping[str, Tensor], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -155,7 +125,7 @@ def infer_encoder(weights: Mapping[str, Tensor], given: Mapping[str, Any], path:
     inferred = {name: [stack[name] for stack in stacks] for name in stacks[0]}
     inferred["num_encoder_layers"] = [depths[stack] for stack in range(len(depths))]
     prefix = layer_prefix(weights, 0)
-    inferred["pos_dim"] = find(weights, f"{prefix}.self_attn_weights.linear_pos.weight", path).shape[1]
+    inferred["pos_dim"] = find(weights, f"{prefix}.self_attn_weights.linear_pos.weight", path, WHAT).shape[1]
     return {**inferred, **given}
 
 
@@ -166,7 +136,7 @@ def infer_stack(
     prefix = layer_prefix(weights, stack)
 
     def shape(name: str) -> tuple[int, ...]:
-        return tuple(find(weights, f"{prefix}.{name}", path).shape)
+        return tuple(find(weights, f"{prefix}.{name}", path, WHAT).shape)
 
     downsample = weights.get(f"encoder.encoders.{stack}.downsample.bias")
     dim = shape("norm.bias")[0]
@@ -203,24 +173,3 @@ def layer_prefix(weights: Mapping[str, Tensor], stack: int) -> str:
     start = f"encoder.encoders.{stack}"
     inside = any(name.startswith(f"{start}.encoder.") for name in weights)
     return f"{start}.encoder.layers.0" if inside else f"{start}.layers.0"
-
-
-def find(weights: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
-    """A tensor that every Zipformer has."""
-    if name not in weights:
-        raise CheckpointError(f"{path}: does not fit a Zipformer tagger: tensor {name} is missing")
-    return weights[name]
-
-
-def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights of another shape, naming the first tensor that is wrong by its own name."""
-    advice = "give the encoder's settings with --set encoder.<name>=<value>"
-    for name, tensor in expected.items():
-        if tensor.shape != find(found, name, path).shape:
-            raise CheckpointError(
-                f"{path}: does not fit: tensor {name} has shape {tuple(found[name].shape)}, a Zipformer "
-                f"of the inferred sizes {tuple(tensor.shape)}: {advice}"
-            )
-    for name in found:
-        if name not in expected:
-            raise CheckpointError(f"{path}: does not fit: it has an unknown tensor {name}: {advice}")

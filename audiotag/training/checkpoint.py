@@ -24,6 +24,8 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     train_data        {"clips", "digest"}: which clips with which labels its own train split has
     mixed_data        the same of all train sets together with data.sources, else None
     class_weights     those of the loss, in the order of the classes
+    init              what the run started from: {"model", "path", "format", "sha256" by file, "taken",
+                      "adapted", "fresh", "left"}; None for random weights
     provenance        versions, git state, command
     averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256", "kind",
                       "measured", "between", "by_validation", "by_stopping", "averaged", "provenance"}; old

@@ -51,6 +51,7 @@ from audiotag.training.retention import Retention
 from audiotag.training.runlog import RunLog
 from audiotag.training.scoreboard import Scoreboard
 from audiotag.training.signals import StopRequest
+from audiotag.training.starting import begin_with, check_same_start, read_start
 from audiotag.training.tensorboard import RunWriter
 from audiotag.training.trainer import Trainer
 from audiotag.training.validation import Validation
@@ -100,13 +101,20 @@ def prepare_trainer(
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
     path, state = (None, None) if options.restart else find_checkpoint(exp_dir, options.resume, world)
+    start = read_start(config, world) if state is None else None
     config = fix_batch_limit(config, state, manifest, data_dir, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
     record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest)
     if state is not None:
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
-    parts = build_parts(config, plan, train_loader.dataset.manifest, labels, world, state)
+        record["init"] = state.get("init")
+        if world.is_main:
+            check_same_start(config.init, record["init"], allow_changes=options.allow_changes)
+    tagger = initial_tagger(config, labels, world)
+    if start is not None:
+        record["init"] = begin_with(start, tagger, config)
+    parts = build_parts(config, plan, train_loader.dataset.manifest, tagger, world, state)
     if state is not None:
         restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)
     done = state["position"]["step"] if state else 0
@@ -114,7 +122,7 @@ def prepare_trainer(
     # All is known to be well: from here on the folder is written to.
     take_folder(exp_dir, config, record, state, options, world)
     writer = open_curves(exp_dir, config, record, state, world)
-    tagger, settings = parts["learner"].tagger, config.training
+    settings = config.training
     peak = peak_flops(world.device, settings.amp, settings.peak_tflops)
     flops = BatchFlops(tagger) if peak else None
     meter = Meter(world.device, peak)
@@ -149,11 +157,11 @@ def build_parts(
     config: Config,
     plan: BatchPlan,
     clips: Any,
-    labels: LabelTable,
+    tagger: Tagger,
     world: World,
     state: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The model, and what changes, averages and judges its weights, all as at the start of a run.
+    """What changes a model's weights, averages and judges its weights, all as at the start of a run.
 
     Args:
         clips: what is trained on, for the weights of the classes.
@@ -161,7 +169,7 @@ def build_parts(
     """
     section = config.model_dump(mode="json")
     settings = section["training"]
-    tagger = initial_tagger(config, labels, world)
+    labels = tagger.labels
     loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels))).to(world.device)
     optimizer = build_optimizer(section["optimizer"], tagger)
     steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
@@ -271,6 +279,7 @@ def make_record(
         "class_weights": class_weights(
             config.loss.class_weights, labels, class_counts(config, trained_on, len(labels))
         ).tolist(),
+        "init": None,
         "provenance": collect_provenance(),
     }
 
