@@ -20,7 +20,8 @@ from torch import Tensor
 from audiotag.atomic import atomic_write
 from audiotag.errors import CheckpointError
 from audiotag.export.package import TrainedModel
-from audiotag.interop.beats import check_exportable, make_source
+from audiotag.frontend import PRESETS
+from audiotag.interop.beats import PRESET, check_exportable, make_source
 from audiotag.interop.beatsfields import read_fields, write_fields
 from audiotag.interop.beatsnames import foreign_weights, with_one_table
 from audiotag.interop.foreignweights import as_weights, read_torch_file
@@ -62,14 +63,20 @@ def read_espnet(path: Path, hints: Hints) -> SourceModel:
     cfg = {**pretrained_fields(settings, file), **section(settings, "beats_config", file)}
     # ESPnet's own head has another dropout, and none in its recipe.
     fields = read_fields({"predictor_dropout": 0.0, **cfg}, weights, hints.encoder, file)
-    features = {ours: settings[f"fbank_{ours}"] for ours in ("mean", "std") if f"fbank_{ours}" in settings}
     kind = section(config, "model_conf", file).get("classification_type", "multi-label")
     if kind not in LOSSES:
         raise CheckpointError(
             f"{file}: its classification_type is {kind!r}; {' and '.join(LOSSES)} are known here"
         )
     labels = read_tokens(config, weights, file)
-    return make_source(path, weights, fields, labels, features, LOSSES[kind], (file,))
+    return make_source(path, weights, fields, labels, read_features(settings), LOSSES[kind], (file,))
+
+
+def read_features(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The constants by which features are normalised, where they are others than BEATs' own."""
+    preset = PRESETS[PRESET]
+    mean, std = settings.get("fbank_mean", preset.mean), settings.get("fbank_std", preset.std)
+    return {} if (mean, std) == (preset.mean, preset.std) else {"mean": mean, "std": std}
 
 
 def original_name(name: str, path: Path) -> str:

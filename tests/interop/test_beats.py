@@ -135,18 +135,13 @@ def test_what_cannot_be_seen_is_not_guessed(tmp_path, name, value):
 
 
 def test_a_round_trip_changes_nothing(fine_tuned, tmp_path):
-    first, again = (
-        torch.load(file, weights_only=True) for file in (fine_tuned, written(fine_tuned, tmp_path))
-    )
+    back = export_beats(tmp_path / "out", imported(fine_tuned))
+    first, again = (torch.load(file, weights_only=True) for file in (fine_tuned, back))
     assert again["cfg"] == first["cfg"]
     assert again["label_dict"] == first["label_dict"]
-    assert list(again["model"]) == [name.replace("state.", "") for name in in_original_order()]
+    assert list(again["model"]) == in_original_order()
     assert again["model"].keys() == first["model"].keys()
     assert all(torch.equal(again["model"][name], first["model"][name]) for name in first["model"])
-
-
-def written(path: Path, folder: Path) -> Path:
-    return export_beats(folder / "out", imported(path))
 
 
 def in_original_order() -> list[str]:
@@ -188,6 +183,10 @@ class Evil:
         return print, ("executed",)
 
 
+def with_field(**fields) -> dict:
+    return content(cfg={**facts("tiny_model_cfg"), **fields})
+
+
 def without(name: str) -> dict:
     return {key: value for key, value in STATE.items() if key != name}
 
@@ -199,32 +198,20 @@ def without(name: str) -> dict:
         (content(model=None), "has its weights under 'model'"),
         (
             content(model={**STATE, TABLE.format(1): STATE[TABLE.format(1)] + 1}),
-            "layers.1.* differs from the",
+            r"layers\.1.* differs",
         ),
         (content(model={**STATE, "decoder.weight": torch.zeros(1)}), "unknown tensor decoder.weight"),
         (content(model=without("encoder.layers.1.fc2.bias")), "tensor encoder.layers.1.fc2.bias is missing"),
         (content(model={**STATE, "layer_norm.bias": torch.zeros(5)}), r"layer_norm.bias has shape \(5,\)"),
         (content(model=without("predictor.bias")), "says finetuned_model, but tensor predictor.bias"),
-        (
-            content(cfg={**facts("tiny_model_cfg"), "predictor_class": 9}),
-            "predictor_class 9, its head has 10",
-        ),
+        (with_field(predictor_class=9), "predictor_class 9, its head has 10"),
         (content(label_dict={0: "/m/0"}), "does not name the 10 classes"),
         (content(label_dict={**MIDS, 3: "/m/7"}), "are not 10 different names"),
         (content(label_dict={**MIDS, 3: 4}), "are not 10 different names"),
-        (
-            content(cfg={**facts("tiny_model_cfg"), "layer_norm_first": True}),
-            "layer_norm_first True; only False",
-        ),
-        (
-            content(cfg={**facts("tiny_model_cfg"), "activation_fn": "glu"}),
-            "activation_fn 'glu'; only 'gelu'",
-        ),
-        (
-            content(cfg={**facts("tiny_model_cfg"), "relative_position_embedding": False}),
-            "relative_position_embedding False; only True",
-        ),
-        (content(cfg={**facts("tiny_model_cfg"), "encoder_ffn_embed_dim": 64}), "fc1.weight has shape"),
+        (with_field(layer_norm_first=True), "layer_norm_first True; only False"),
+        (with_field(activation_fn="glu"), "activation_fn 'glu'; only 'gelu'"),
+        (with_field(relative_position_embedding=False), "relative_position_embedding False; only True"),
+        (with_field(encoder_ffn_embed_dim=64), "fc1.weight has shape"),
         (content(extra=Evil()), "refused"),
         ({}, "has its settings under 'cfg'"),
         ([], "has its settings under 'cfg'"),
