@@ -191,12 +191,15 @@ class Frontend(nn.Module):
         size = self.padded_size(longest)
         frames = frames.clamp(max=size)
         features = raw[:, :size]
-        if not keep_padding:
-            inside = sequence_mask(frames, features.shape[1])
-            features = features.where(inside[:, :, None], self.preset.pad_value)
+        least = 1 if self.groups_samples else min(self.min_frames, size)
+        inside = sequence_mask(frames, features.shape[1])
+        if keep_padding:
+            # What is behind a clip that is too short for the encoder counts as a part of it: it must not
+            # depend on the other clips of the batch.
+            inside = inside | (frames >= least)[:, None]
+        features = features.where(inside[:, :, None], self.preset.pad_value)
         missing = size - features.shape[1]
         features = nn.functional.pad(features, (0, 0, 0, missing), value=self.preset.pad_value)
-        least = 1 if self.groups_samples else min(self.min_frames, size)
         return self._normalize(features), frames.clamp(min=least)
 
     def _normalize(self, features: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_classes_are_those_of_the_list_without_special_tokens(folder, tmp_path):
     assert imported(later).tagger.labels.names == NAMES
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "token_list").write_text("".join(f"{token}\n" for token in [*TOKENS, "<unk>"]))
-    listed = write(tmp_path / "far", config(token_list="token_list"))
+    listed = write(tmp_path / "far", {**config(), "token_list": "token_list"})
     assert imported(listed).tagger.labels.names == NAMES
 
 
