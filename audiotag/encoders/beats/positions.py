@@ -34,6 +34,13 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,N,D) to (B,N,D)."""
+        if x.device.type == "cpu":
+            # torch 2.11 gets grouped convolutions of few channels in bf16 wrong on CPUs.
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(x.to(self.bias.dtype))
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         weight = self.weight_v * (self.weight_g / size_by_place(self.weight_v))
         y = functional.conv1d(
             x.transpose(1, 2), weight, self.bias, padding=weight.shape[2] // 2, groups=self.groups
