@@ -1,4 +1,4 @@
-"""How fast a configuration runs on this machine: data, model, both together, and next to `transformers`.
+"""How fast a configuration runs on this machine: data, model, both together, and next to other code.
 
 The model is measured on random features of the configuration's size; the data are the recipe's own
 training batches, where its data folder has them.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audiotag.benchmarks.eagerbeats import build_eager_twin
 from audiotag.config import AstEncoder, Config
 from audiotag.data.splits import open_split, read_labels
 from audiotag.distributed import World
@@ -152,13 +153,21 @@ class Benchmark:
             return None
         return clips_per_s * training_flops(self.tagger, (1, *self.features.shape[1:])) / peak
 
-    def compare(self, watch: Stopwatch) -> dict[str, Any]:
-        """The same model in `transformers`, with the same optimiser and precision, in turn with ours."""
-        twin = build_twin(self.config.encoder, self.features.shape[1:], len(self.tagger.labels))
+    def compare(self, watch: Stopwatch, implementation: str) -> dict[str, Any]:
+        """The same model in `transformers`, or `eager`, step by step, with the same optimiser and precision,
+        in turn with ours."""
+        if implementation == "eager":
+            twin = build_eager_twin(self.tagger)
+        else:
+            twin = build_twin(self.config.encoder, self.features.shape[1:], len(self.tagger.labels))
         if self.config.training.compile != "off":
             twin.compile()
         rival = Steps(twin.to(self.device), self.config, self.world, len(self.tagger.labels))
+        memory = PeakMemory(self.device)
+        memory.reset()
+        rival.train(self.features, self.lengths, self.targets)
         return {
+            "train_mib": memory.read_mib(),
             "forward": watch.compare(self.forward, lambda: rival.forward(self.features, self.lengths)),
             "train": watch.compare(
                 self.train, lambda: rival.train(self.features, self.lengths, self.targets)
