@@ -10,3 +10,6 @@ export MYDATA=${MYDATA:-}
 
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
 export MUSAN=${MUSAN:-}
+
+# BEATs' pre-trained model for the recipe as20k: the file BEATs_iter3_plus_AS20K.pt.
+export BEATS_CHECKPOINT=${BEATS_CHECKPOINT:-}

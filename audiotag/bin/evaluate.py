@@ -90,8 +90,8 @@ def evaluate(
     columns = columns_by_mid(labels, tagger.labels)
     manifest = open_split(data_dir, split, **where)
     coverage = read_coverage(data_dir, features.stats_name)
-    # A valid that is the evaluation split was never part of train.
-    if split == "valid" and "same_as" not in coverage.get("valid", {}):
+    # A valid of evaluation clips was never part of train.
+    if split == "valid" and not {"same_as", "part_of"} & set(coverage.get("valid", {})):
         check_valid_is_held_out(fingerprint(open_split(data_dir, "train", **where)), chosen, data_dir)
     if world.is_main:
         warn_of_foreign_normalization(tagger.frontend, coverage, split)
@@ -162,13 +162,14 @@ def evaluate(
 
 
 def selected_on(chosen: ChosenWeights) -> str | None:
-    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none.
+    """The split whose metric chose the weights: `eval` where the run's valid was of its clips; None for none.
 
     It chose the last epoch, too, where it ended training early.
     """
     if not chosen.by_validation and not chosen.by_stopping:
         return None
-    return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")
+    valid = chosen.checkpoint.get("coverage", {}).get("valid", {})
+    return valid.get("same_as") or valid.get("part_of") or "valid"
 
 
 def check_valid_is_held_out(train_data: dict, chosen: ChosenWeights, data_dir: Path) -> None:
