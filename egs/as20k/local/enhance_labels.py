@@ -1,6 +1,6 @@
 """Write a copy of a segment list whose labels are those of PSLA's enhanced label set.
 
-    python egs/as20k/local/enhance_labels.py ENHANCED.json SEGMENTS.csv OUT.csv --labels class_labels_indices.csv
+    python egs/as20k/local/enhance_labels.py ENHANCED.json SEGMENTS.csv OUT.csv --labels LABELS.csv
 
 The JSON file has for each clip its `video_id` and its `labels`, MIDs separated by commas. Clips that it does
 not name, or whose labels are all unknown, keep their lines. Train on the copy with
