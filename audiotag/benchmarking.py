@@ -25,7 +25,7 @@ from audiotag.labels import Label, LabelTable
 from audiotag.losses import BinaryCrossEntropy
 from audiotag.matrixproducts import allow_tf32
 from audiotag.optim.optimizers import build_optimizer
-from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
+from audiotag.stopwatch import MIB, PeakMemory, Spread, Stopwatch
 from audiotag.tagger import build_tagger
 from audiotag.training.acceleration import accelerate
 from audiotag.training.batchcount import LATE
@@ -163,17 +163,34 @@ class Benchmark:
         if self.config.training.compile != "off":
             twin.compile()
         rival = Steps(twin.to(self.device), self.config, self.world, len(self.tagger.labels))
-        memory = PeakMemory(self.device)
-        memory.reset()
-        rival.train(self.features, self.lengths, self.targets)
         return {
-            "train_mib": memory.read_mib(),
+            "kept_mib": {
+                "ours": self.kept_mib(self.tagger),
+                "theirs": self.kept_mib(twin),
+            },
             "forward": watch.compare(self.forward, lambda: rival.forward(self.features, self.lengths)),
             "train": watch.compare(
                 self.train, lambda: rival.train(self.features, self.lengths, self.targets)
             ),
             "parameters": count_parameters(twin),
         }
+
+    def kept_mib(self, model: nn.Module) -> float:
+        """What a training pass keeps for its backward pass, beside the parameters."""
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            if (place := tensor.untyped_storage().data_ptr()) not in weights:
+                kept[place] = tensor
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            self.steps.learner.autocast(),
+        ):
+            model.train()(self.features, self.lengths)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / MIB
 
     def forward(self) -> int:
         """One evaluation step on random features."""

@@ -163,7 +163,8 @@ def table(report: dict[str, Any]) -> str:
     ]
     if report["comparison"]:
         other = report["compared_with"]
-        lines.append(f"{memory['kind']}, {other}: {report['comparison']['train_mib']:,.0f} MiB training")
+        ours, theirs = (report["comparison"]["kept_mib"][name] for name in ("ours", "theirs"))
+        lines.append(f"kept for the backward pass: ours {ours:,.0f} MiB, {other} {theirs:,.0f} MiB")
         lines += ["", f"clips/s in turn with {other}, and the ratio of each round"]
         for kind in ("forward", "train"):
             figures = report["comparison"][kind]
