@@ -8,6 +8,14 @@ export AUDIOSET=${AUDIOSET:-}
 # Your own recordings, for the recipe mydata: a CSV that lists them, or a folder with one folder per class.
 export MYDATA=${MYDATA:-}
 
+# Weights of a vision transformer trained on ImageNet, which the AST's published trainings start from: a file,
+# https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_384-d0272ac0.pth (0.3 GB).
+export DEIT_CHECKPOINT=${DEIT_CHECKPOINT:-}
+
+# The published AST of AudioSet, to fine-tune or to learn from: the file audioset_10_10_0.4593.pth (0.4 GB), which the
+# README of https://github.com/YuanGongND/ast links to (at Dropbox): its model of the full AudioSet with 0.459 mAP.
+export AST_CHECKPOINT=${AST_CHECKPOINT:-}
+
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
 export MUSAN=${MUSAN:-}
 

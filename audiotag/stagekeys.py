@@ -12,6 +12,8 @@ from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, MyDataCorpus
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
+from audiotag.errors import ConfigError
+from audiotag.places import resolve_place
 
 # Settings of how a run goes about its work, which leave its result what it is.
 RUNTIME_KEYS = (
@@ -120,6 +122,21 @@ def source_stamps(config: Config) -> list[list[object]]:
         cuts = folder / (f"fbank/{config.features.preset}" if stored else "manifests") / "cuts_train.jsonl"
         stamps.append([file_digest(folder / "manifests" / "labels.csv"), file_stamp(cuts)])
     return stamps
+
+
+def start_path(config: Config) -> str:
+    """The file or folder that training starts from, empty where there is none.
+
+    The driver looks whether it has changed since. It is no part of a key, since a model that is gone must not
+    undo what was trained from it.
+    """
+    if config.init.model is None:
+        return ""
+    try:
+        path = Path(resolve_place(config.init.model, "init.model")).expanduser()
+    except ConfigError:
+        return ""
+    return str(path.absolute()) if path.exists() else ""
 
 
 def digest(*parts: object) -> str:

@@ -22,6 +22,15 @@ read_keys() {
     KEY[0]=$(corpus_key)
 }
 
+# Leave with a message when stage 5 is asked for and lacks the model that it starts from: hours of preparation
+# would be in vain. A run that goes on from a checkpoint needs it no more.
+check_start() {
+    ((FIRST <= 5 && LAST >= 5)) && [[ ${KEY[init]} == yes ]] || return 0
+    is_forced 5 || ! { is_there "$EXP_DIR/epoch-*.pt" || is_there "$EXP_DIR/step-*.pt"; } || return 0
+    PYTHONPATH=$MODULE_PATH "$PYTHON" -m audiotag.bin.config --config "$CONFIG" "${SET_ARGUMENTS[@]}" \
+        --check-start || exit
+}
+
 # Print the hash of what the corpus is generated from.
 corpus_key() {
     local name
@@ -50,6 +59,11 @@ stage_is_done() {
         # Training may go on, or be started without this driver.
         ! { ((before >= 5)) && is_newer "$(stage_product "$before")" "$mark"; } || return 1
     done
+    if [[ $1 == 5 && -n ${KEY[start]-} ]]; then
+        # Training itself finds out whether it is another model. The time of its coming to this disk counts: a
+        # download may bear an old date.
+        [[ -z $(find -L "${KEY[start]}" -maxdepth 1 -type f -cnewer "$mark") ]] || return 1
+    fi
     has_all_products "$1" "$mark"
 }
 

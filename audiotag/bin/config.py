@@ -1,4 +1,5 @@
-"""Look at a configuration: resolve it, list all keys, write a JSON schema, print the stages' keys."""
+"""Look at a configuration: resolve it, list all keys, write a JSON schema, print the stages' keys, look
+whether the model is there that training starts from."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from audiotag.commandline import add_config_arguments, config_from_args, make_pa
 from audiotag.configfile import dump_yaml
 from audiotag.configtable import json_schema, reference_table
 from audiotag.errors import run_command
-from audiotag.stagekeys import stage_keys
+from audiotag.stagekeys import stage_keys, start_path
 
 
 def main() -> None:
@@ -22,6 +23,11 @@ def main() -> None:
     action.add_argument(
         "--stage-keys", action="store_true", help="print `stage key` lines, as the driver's done-marks use"
     )
+    action.add_argument(
+        "--check-start",
+        action="store_true",
+        help="refuse a model to start from (init.model) that is not there; one of the hub is fetched",
+    )
     args = parser.parse_args()
 
     if args.reference:
@@ -32,6 +38,12 @@ def main() -> None:
         Path(args.schema).write_text(schema + "\n", encoding="utf-8")
         return
     config = config_from_args(args)
+    if args.check_start:
+        if config.init.model is not None:
+            from audiotag.training.starting import locate_start  # needs torch, which takes seconds to import
+
+            locate_start(config.init)
+        return
     if args.print_config:
         print(dump_yaml(config), end="")
         return
@@ -39,6 +51,9 @@ def main() -> None:
     print(f"stats {config.features.stats_name}")
     print(f"storage {config.features.storage}")
     print(f"noise {'yes' if config.augment.noise else 'no'}")
+    print(f"init {'yes' if config.init.model else 'no'}")
+    if start := start_path(config):
+        print(f"start {start}")
     for stage, key in stage_keys(config).items():
         print(stage, key)
 

@@ -59,8 +59,8 @@ def check_exportable(model: TrainedModel) -> None:
         raise ConfigError(f"--to hf writes an AST, not the encoder {encoder['name']}")
     if features["preset"] != PRESET:
         raise ConfigError(
-            f"--to hf: the feature extractor of that format computes features of preset {PRESET}, this model's "
-            f"are of {features['preset']}"
+            f"--to hf: the feature extractor of that format computes features of preset {PRESET}, this "
+            f"model's are of {features['preset']}"
         )
     names = model.tagger.labels.names
     if len(set(names)) != len(names):

@@ -1,4 +1,4 @@
-"""What every reader of a format makes of a file or folder: a model by the names that taggers give their parts."""
+"""What every reader of a format makes of a file or folder: a model by the names of a tagger's parts."""
 
 from __future__ import annotations
 

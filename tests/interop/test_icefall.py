@@ -12,7 +12,9 @@ import torch
 from audiotag.bin import export, import_checkpoint
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.export.package import load_model
-from audiotag.interop.icefall import export_icefall, import_icefall, infer_encoder
+from audiotag.interop.icefall import export_icefall, infer_encoder, read_icefall
+from audiotag.interop.importing import import_model
+from audiotag.interop.sourcemodel import Hints
 from tests.export.models import small_model
 
 DATA = Path(__file__).parents[1] / "data" / "zipformer"
@@ -33,6 +35,13 @@ def state(model, tmp_path):
 def save(path, content):
     torch.save(content, path)
     return path
+
+
+def import_icefall(path, kind="model", labels=None, settings=None):
+    """What import_checkpoint makes of a file."""
+    settings = settings or {}
+    source = read_icefall(path, Hints(settings, weights=kind))
+    return import_model(source, labels, {"encoder": settings})[0]
 
 
 def assert_same(imported, weights):
@@ -160,6 +169,10 @@ def test_the_commands(state, model, tmp_path, monkeypatch):
     export.main()
     back = torch.load("back/pretrained.pt", weights_only=True)["model"]
     assert all(torch.equal(back[name], value) for name, value in state.items())
-    monkeypatch.setattr("sys.argv", ["import_checkpoint", *source, "--set", "features.preset=ast128"])
-    with pytest.raises(ConfigError, match="only settings of the encoder"):
-        import_checkpoint.main()
+    for override, words in {
+        "training.epochs=3": "only settings of encoder and features",
+        "features.preset=ast128": r"does not fit.*tensor encoder\.encoder_embed",
+    }.items():
+        monkeypatch.setattr("sys.argv", ["import_checkpoint", *source, "--set", override])
+        with pytest.raises(ConfigError, match=words):
+            import_checkpoint.main()
