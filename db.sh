@@ -24,3 +24,6 @@ export AST_CHECKPOINT=${AST_CHECKPOINT:-}
 
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.
 export MUSAN=${MUSAN:-}
+
+# BEATs' pre-trained model for the recipe as20k: the file BEATs_iter3_plus_AS20K.pt.
+export BEATS_CHECKPOINT=${BEATS_CHECKPOINT:-}

@@ -1,4 +1,4 @@
-"""How fast a configuration runs on this machine: data, model, both together, and next to `transformers`.
+"""How fast a configuration runs on this machine: data, model, both together, and next to other code.
 
 The model is measured on random features of the configuration's size; the data are the recipe's own
 training batches, where its data folder has them.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audiotag.benchmarks.eagerbeats import build_eager_twin
 from audiotag.benchmarks.twin import build_twin
 from audiotag.config import Config
 from audiotag.data.splits import open_split, read_labels
@@ -25,7 +26,7 @@ from audiotag.labels import Label, LabelTable
 from audiotag.losses import BinaryCrossEntropy
 from audiotag.matrixproducts import allow_tf32
 from audiotag.optim.optimizers import build_optimizer
-from audiotag.stopwatch import PeakMemory, Spread, Stopwatch
+from audiotag.stopwatch import MIB, PeakMemory, Spread, Stopwatch
 from audiotag.tagger import build_tagger
 from audiotag.training.acceleration import accelerate
 from audiotag.training.batchcount import LATE
@@ -153,19 +154,44 @@ class Benchmark:
             return None
         return clips_per_s * training_flops(self.tagger, (1, *self.features.shape[1:])) / peak
 
-    def compare(self, watch: Stopwatch) -> dict[str, Any]:
-        """The same model in `transformers`, with the same optimiser and precision, in turn with ours."""
-        twin = build_twin(self.tagger, self.config.encoder)
+    def compare(self, watch: Stopwatch, implementation: str) -> dict[str, Any]:
+        """The same model in `transformers`, or `eager`, step by step, with the same optimiser and precision,
+        in turn with ours."""
+        if implementation == "eager":
+            twin = build_eager_twin(self.tagger)
+        else:
+            twin = build_twin(self.tagger, self.config.encoder)
         if self.config.training.compile != "off":
             twin.compile()
         rival = Steps(twin.to(self.device), self.config, self.world, len(self.tagger.labels))
         return {
+            "kept_mib": {
+                "ours": self.kept_mib(self.tagger),
+                "theirs": self.kept_mib(twin),
+            },
             "forward": watch.compare(self.forward, lambda: rival.forward(self.features, self.lengths)),
             "train": watch.compare(
                 self.train, lambda: rival.train(self.features, self.lengths, self.targets)
             ),
             "parameters": count_parameters(twin),
         }
+
+    def kept_mib(self, model: nn.Module) -> float:
+        """What a training pass keeps for its backward pass, beside the parameters."""
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            if (place := tensor.untyped_storage().data_ptr()) not in weights:
+                kept[place] = tensor
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            self.steps.learner.autocast(),
+        ):
+            model.train()(self.features, self.lengths)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / MIB
 
     def forward(self) -> int:
         """One evaluation step on random features."""

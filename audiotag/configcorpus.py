@@ -12,9 +12,9 @@ from audiotag.configbase import Fraction, NonNegative, Section, Seed, Share
 class Preparation(Section):
     """What all corpora share: the `valid` split, and which clips are left out."""
 
-    valid: Literal["holdout", "eval"] = "holdout"
+    valid: Literal["holdout", "eval", "eval_tenth"] = "holdout"
     """`holdout`: clips held out of train; `eval`: the evaluation clips themselves, as papers that select on
-    them do, which the results then say."""
+    them do, which the results then say; `eval_tenth`: the first tenth of their list (ESPnet's BEATs)."""
     valid_share: Fraction = 0.05
     """Share of the training clips held out as `valid`, stratified by label; 0 holds out none."""
     valid_seed: Seed = 0

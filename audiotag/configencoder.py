@@ -108,4 +108,70 @@ def as_list(value: list[int] | int, number: int) -> list[int]:
     return value * (number // len(value)) if isinstance(value, list) else [value] * number
 
 
-Encoder = Annotated[AstEncoder | ZipformerEncoder, Field(discriminator="name")]
+class BeatsEncoder(Section):
+    """BEATs of any size: a transformer over patches whose attention knows their distance."""
+
+    name: Literal["beats"] = "beats"
+    """Which encoder."""
+    patch_size: Count = 16
+    """Side of the square patches, in frames and mel bins."""
+    patch_dim: Count = 512
+    """Width of a patch before it is projected to `embed_dim`; where equal, there is no projection."""
+    patch_bias: bool = False
+    """Whether the convolution that makes patches has a bias."""
+    embed_dim: Count = 768
+    """Width of the transformer."""
+    depth: Count = 12
+    """Number of layers."""
+    num_heads: Count = 12
+    """Attention heads; must divide `embed_dim`."""
+    feedforward_dim: Count = 3072
+    """Hidden width of the feed-forward part of a layer."""
+    conv_kernel: Count = 128
+    """Tokens that the positional convolution sees."""
+    conv_groups: Count = 16
+    """Groups of its channels; must divide `embed_dim`."""
+    deep_norm: bool = True
+    """DeepNorm: residuals times (2 depth)^(1/4), and initial weights to go with it."""
+    num_buckets: Annotated[int, Field(ge=4, multiple_of=4)] = 320
+    """Rows of the table of the bias by distance."""
+    max_distance: Count = 800
+    """Distance in tokens from which on all have one bucket; more than a quarter of `num_buckets`."""
+    gated_bias: bool = True
+    """Whether each query decides how much the bias by distance counts."""
+    input_dropout: Fraction = 0.0
+    """Dropout of the embedded patches."""
+    dropout: Fraction = 0.0
+    """Dropout before the first layer, and of what attention and feed-forward add."""
+    attention_dropout: Fraction = 0.0
+    """Dropout of attention weights."""
+    activation_dropout: Fraction = 0.0
+    """Dropout inside of the feed-forward parts."""
+    output_dropout: Fraction = 0.0
+    """Dropout of the embeddings before the head (the original's `predictor_dropout`)."""
+    layer_drop: Fraction = 0.0
+    """Probability that a layer is left out of a training pass."""
+    gradient_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor on the gradient at the input of each layer: what lies before the last n layers learns by its
+    n-th power."""
+    last_layer_only: bool = False
+    """Train the last layer, the bias by distance through it, and the head alone, as ESPnet's recipe does in
+    effect, whose gradient decay cuts the graph."""
+    padding: Literal["exact", "original"] = "exact"
+    """Which tokens belong to a clip that is padded: `exact`, those whose patch lies in it, so that it is
+    heard as alone; `original`, those by the original's rule, a few more, of which a part is padding."""
+
+    @model_validator(mode="after")
+    def _sizes_fit_together(self) -> BeatsEncoder:
+        for name, value in (("num_heads", self.num_heads), ("conv_groups", self.conv_groups)):
+            if self.embed_dim % value:
+                raise ValueError(f"{name} {value} does not divide embed_dim {self.embed_dim}")
+        if 4 * self.max_distance <= self.num_buckets:
+            raise ValueError(
+                f"max_distance {self.max_distance} must be more than a quarter of num_buckets "
+                f"{self.num_buckets}, as distances below that have a bucket each"
+            )
+        return self
+
+
+Encoder = Annotated[AstEncoder | BeatsEncoder | ZipformerEncoder, Field(discriminator="name")]

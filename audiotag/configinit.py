@@ -15,7 +15,7 @@ class Init(Section):
     model: str | None = None
     """A file or folder of a model, a name on the Hugging Face hub (MIT/ast-finetuned-audioset-10-10-0.4593),
     or a variable of db.sh, written $DEIT_CHECKPOINT; null starts from random weights."""
-    format: Literal["auto", "audiotag", "icefall", "ast", "hf", "deit"] = "auto"
+    format: Literal["auto", "audiotag", "icefall", "ast", "hf", "beats", "espnet", "deit"] = "auto"
     """What wrote it; `auto` finds out."""
     head: Literal["auto", "keep", "fresh"] = "auto"
     """The head, with the LayerNorm before it: `keep` takes it, its classes matched by MID or name, and must

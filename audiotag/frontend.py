@@ -114,6 +114,7 @@ class Frontend(nn.Module):
         self.mean, self.std = (mean, std) if normalize else (None, None)
         self.frame_multiple = 1
         self.min_frames = 1  # set by the tagger to what its encoder needs
+        self.groups_samples = False  # set by the tagger to whether its encoder wants frames counted so
         self.filter_bank = build_filter_bank(self.preset)
 
     def pad_to_multiple(self, seconds: float | None) -> None:
@@ -138,6 +139,10 @@ class Frontend(nn.Module):
         """Waveforms (B,S) with values in [-1, 1] and lengths (B,) in samples to normalised features
         (B,T,F) and their lengths (B,) in frames."""
         raw, frames = self.extract(waveforms, lengths)
+        if self.groups_samples:
+            # BEATs' original: as many samples for each frame as go evenly; a frame is a clip's if one is.
+            group = waveforms.shape[1] // raw.shape[1]
+            frames = (-(-lengths.to(frames.device) // group)).clamp(max=raw.shape[1])
         return self._finish(raw, frames, keep_padding=self.preset.featurize_padding)
 
     @torch.no_grad()
@@ -186,12 +191,16 @@ class Frontend(nn.Module):
         size = self.padded_size(longest)
         frames = frames.clamp(max=size)
         features = raw[:, :size]
-        if not keep_padding:
-            inside = sequence_mask(frames, features.shape[1])
-            features = features.where(inside[:, :, None], self.preset.pad_value)
+        least = 1 if self.groups_samples else min(self.min_frames, size)
+        inside = sequence_mask(frames, features.shape[1])
+        if keep_padding:
+            # What is behind a clip that is too short for the encoder counts as a part of it: it must not
+            # depend on the other clips of the batch.
+            inside = inside | (frames >= least)[:, None]
+        features = features.where(inside[:, :, None], self.preset.pad_value)
         missing = size - features.shape[1]
         features = nn.functional.pad(features, (0, 0, 0, missing), value=self.preset.pad_value)
-        return self._normalize(features), frames.clamp(min=min(self.min_frames, size))
+        return self._normalize(features), frames.clamp(min=least)
 
     def _normalize(self, features: Tensor) -> Tensor:
         if self.mean is None:

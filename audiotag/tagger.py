@@ -35,6 +35,7 @@ class Tagger(nn.Module):
         self.encoder = encoder
         # A clip that is too short for the encoder counts as one that ends in silence.
         frontend.min_frames = getattr(encoder, "min_frames", 1)
+        frontend.groups_samples = getattr(encoder, "groups_samples", False)
         dim = encoder.output_dim
         self.head_norm = nn.Identity() if head_norm_eps is None else nn.LayerNorm(dim, eps=head_norm_eps)
         self.head = nn.Linear(dim, len(labels))

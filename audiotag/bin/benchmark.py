@@ -1,6 +1,7 @@
 """Measure clips/s and memory of a configuration: data alone, model alone, both together.
 
-Beside it, on request, the same AST in `transformers`, in turn with ours, on the same features.
+Beside it, on request, the same AST in `transformers`, or a BEATs whose attention is written out step by step,
+in turn with ours, on the same features.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def main() -> None:
         "settings": settings(config, benchmark, args),
         "environment": environment(device),
         **benchmark.run(watch),
-        "transformers": benchmark.compare(watch) if args.compare else None,
+        "compared_with": args.compare,
+        "comparison": benchmark.compare(watch, args.compare) if args.compare else None,
     }
     print(table(report))
     if args.json:
@@ -81,7 +83,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=positive, default=5, help="steps of a round")
     parser.add_argument("--rounds", type=positive, default=5, help="rounds of every measurement")
     parser.add_argument(
-        "--compare", choices=["transformers"], help="measure the same AST in transformers as well"
+        "--compare",
+        choices=["transformers", "eager"],
+        help="measure the same AST in transformers as well, or a BEATs whose attention is written out",
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of stages 1-4")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
@@ -157,13 +161,16 @@ def table(report: dict[str, Any]) -> str:
         f"{memory['kind']}: {memory['forward_mib']:,.0f} MiB forward, "
         f"{memory['train_mib']:,.0f} MiB training",
     ]
-    if report["transformers"]:
-        lines += ["", "clips/s in turn with transformers, and the ratio of each round"]
+    if report["comparison"]:
+        other = report["compared_with"]
+        ours, theirs = (report["comparison"]["kept_mib"][name] for name in ("ours", "theirs"))
+        lines.append(f"kept for the backward pass: ours {ours:,.0f} MiB, {other} {theirs:,.0f} MiB")
+        lines += ["", f"clips/s in turn with {other}, and the ratio of each round"]
         for kind in ("forward", "train"):
-            figures = report["transformers"][kind]
+            figures = report["comparison"][kind]
             lines.append(row(f"ours, {kind}", figures["ours"]))
-            lines.append(row(f"transformers, {kind}", figures["theirs"]))
-            lines.append(row(f"ratio ours / transformers, {kind}", figures["ratio"]))
+            lines.append(row(f"{other}, {kind}", figures["theirs"]))
+            lines.append(row(f"ratio ours / {other}, {kind}", figures["ratio"]))
     return "\n".join(lines)
 
 

@@ -7,6 +7,8 @@
     icefall      pretrained.pt of a Zipformer, with labels.csv
     hf           a folder of an AST that transformers loads: weights, config, feature extractor, model card
     ast          ast_<strides>.pth of an AST for the original code, with labels.csv
+    beats        beats.pt of a BEATs for the original code, with labels.csv
+    espnet       model.pth, config.yaml and token_list of a BEATs for ESPnet
 
 The `evaluation` section of the config (by default the run's own) chooses the weights, as for evaluate, and
 the same options overrule it; or --model names a checkpoint or an exported folder.
@@ -57,6 +59,14 @@ def main() -> None:
         from audiotag.interop.ast import export_ast
 
         export_ast(args.dest, model)
+    elif args.to == "beats":
+        from audiotag.interop.beats import export_beats
+
+        export_beats(args.dest, model)
+    elif args.to == "espnet":
+        from audiotag.interop.espnet import export_espnet
+
+        export_espnet(args.dest, model)
     elif args.to == "hf":
         from audiotag.interop.hfexport import export_huggingface
 
@@ -129,7 +139,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument(
         "--to",
-        choices=["package", "onnx", "torchscript", "icefall", "hf", "ast"],
+        choices=["package", "onnx", "torchscript", "icefall", "hf", "ast", "beats", "espnet"],
         default="package",
         help="format to write",
     )

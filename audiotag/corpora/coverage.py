@@ -38,6 +38,7 @@ def coverage_of(report: SplitReport, table: LabelTable) -> dict[str, Any]:
             for label in table
         },
         **({"same_as": report.same_as} if report.same_as else {}),
+        **({"part_of": report.part_of} if report.part_of else {}),
     }
 
 

@@ -82,6 +82,8 @@ class SplitReport:
     listed_labels: Counter[int] = field(default_factory=Counter)
     # The split whose clips these are too.
     same_as: str | None = None
+    # The split that some of whose clips these are.
+    part_of: str | None = None
 
     @property
     def num_listed(self) -> int:

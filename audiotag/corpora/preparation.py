@@ -61,10 +61,10 @@ def prepare_splits(
         notes: further entries for coverage.json.
     """
     listed = {split: rows for split, rows in listed.items() if rows or split != "valid"}
-    if "valid" in listed and settings.valid == "eval":
+    if "valid" in listed and settings.valid != "holdout":
         raise ConfigError(
-            f"corpus.valid is eval, but the corpus lists {len(listed['valid'])} clips for valid: leave "
-            "the key out, or list them for train"
+            f"corpus.valid is {settings.valid}, but the corpus lists {len(listed['valid'])} clips for valid: "
+            "leave the key out, or list them for train"
         )
     logger.info("listed: %s", ", ".join(f"{split} {len(rows)}" for split, rows in listed.items()))
     reports = usable_clips(manifests_dir, listed, settings, num_jobs)
@@ -74,7 +74,7 @@ def prepare_splits(
     for split, report in reports.items():
         report.check(settings.max_skip, manifests_dir / f"skipped_{split}.csv")
         warn_of(report)
-    held_out = choose_valid(reports, settings)
+    held_out = choose_valid(reports, settings, listed)
     reports = {split: reports[split] for split in SPLITS if split in reports}
     audio_dir = manifests_dir.parent / "audio"
     if settings.audio_copy == "flac":
@@ -174,11 +174,12 @@ def write_all(
         write_cuts(manifests_dir / f"cuts_{split}.jsonl", map(cut_of, report.clips))
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped_by_kind.items())
         logger.info(
-            "%s: %d of %d listed clips, %.2f h%s%s",
+            "%s: %d of %d listed clips, %.2f h%s%s%s",
             split,
             len(report.clips),
             report.num_listed,
             report.seconds / 3600,
             f"; skipped: {kinds}" if kinds else "",
             f"; the same as {report.same_as}" if report.same_as else "",
+            f"; a part of {report.part_of}" if report.part_of else "",
         )

@@ -6,6 +6,8 @@ for the rounding of float32 (1e-5 of the largest logit or less).
 
 An encoder may also have
     min_frames      frames that it needs; the front end of a tagger pads shorter clips to them;
+    groups_samples  whether the front end is to count a clip's frames as BEATs' original does;
+    skips_parameters    whether a training pass may leave parameters without a gradient;
     blocks, layer_of, num_layers    for what is done layer by layer: compilation, learning rates;
     set_batch_count(count)          for numbers that follow a schedule in training, told before each update;
     training_state(), load_training_state(state)    for what checkpoints must hold besides its weights;
@@ -22,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from audiotag.encoders.ast import Ast
+from audiotag.encoders.beats.encoder import Beats
 from audiotag.encoders.zipformer.encoder import Zipformer
 from audiotag.errors import ConfigError
 
@@ -50,4 +53,13 @@ def build_zipformer(num_mel_bins: int, target_frames: int | None, **kwargs: Any)
     return Zipformer(num_mel_bins=num_mel_bins, **kwargs)
 
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {"ast": build_ast, "zipformer": build_zipformer}
+def build_beats(num_mel_bins: int, target_frames: int | None, **kwargs: Any) -> Beats:
+    """A BEATs, which takes clips of any length."""
+    return Beats(num_mel_bins=num_mel_bins, **kwargs)
+
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "ast": build_ast,
+    "beats": build_beats,
+    "zipformer": build_zipformer,
+}

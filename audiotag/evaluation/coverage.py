@@ -49,6 +49,12 @@ def data_section(coverage: Mapping[str, Any]) -> str:
         for name, counts in splits.items()
         if "same_as" in counts
     ]
+    facts += [
+        f"- selected on a part of {counts['part_of']}: the clips of `{name}` are some of "
+        f"`{counts['part_of']}`, so that the best epoch was chosen on evaluation clips"
+        for name, counts in splits.items()
+        if "part_of" in counts
+    ]
     return "\n\n".join(["### Data", table.markdown(), *(["\n".join(facts)] if facts else [])])
 
 

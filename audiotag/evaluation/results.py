@@ -138,8 +138,9 @@ def find_intervals(
 
 
 def clips_of(split: str, info: Mapping[str, Any]) -> str:
-    """The split whose clips a split has: itself, or the one that it is in this recipe."""
-    return str((info.get("coverage") or {}).get(split, {}).get("same_as", split))
+    """The split whose clips a split has: itself, or the one that it is, or is a part of, in this recipe."""
+    counts = (info.get("coverage") or {}).get(split, {})
+    return str(counts.get("same_as") or counts.get("part_of") or split)
 
 
 def thresholds_of_valid(folder: Path, labels: LabelTable, info: Mapping[str, Any]) -> Thresholds | None:

@@ -10,7 +10,9 @@ from typing import Any
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import CheckpointError
 from audiotag.interop.ast import is_ast, read_ast
+from audiotag.interop.beats import is_beats, read_beats
 from audiotag.interop.deit import is_deit, read_deit
+from audiotag.interop.espnet import find_file, is_espnet, read_espnet
 from audiotag.interop.foreignweights import read_torch_file
 from audiotag.interop.huggingface import is_huggingface, read_huggingface
 from audiotag.interop.icefall import is_icefall, read_icefall
@@ -39,6 +41,8 @@ FORMATS = {
     "icefall": Format("Zipformer taggers: pretrained.pt or epoch-N.pt", read_icefall, is_icefall),
     "ast": Format("the original AST's files, audioset_10_10_0.4593.pth", read_ast, is_ast),
     "hf": Format("a folder of transformers' AST, or its name on the hub", read_huggingface, is_huggingface),
+    "beats": Format("BEATs' own files, pre-trained or fine-tuned: BEATs_iter3.pt", read_beats, is_beats),
+    "espnet": Format("ESPnet's classifiers with a BEATs: 120epoch.pth", read_espnet, is_espnet),
     "deit": Format("ImageNet weights of distilled DeiT", read_deit, is_deit),
 }
 
@@ -50,9 +54,11 @@ def read_model(path: Path, name: str, hints: Hints) -> SourceModel:
 
 def find_format(path: Path) -> str:
     """The name of the format that a file or folder is of."""
-    if path.is_dir():
+    if path.is_dir() and any(path.glob("*.pth")):  # ESPnet's
+        content: Any = read_torch_file(find_file(path))
+    elif path.is_dir():
         try:
-            content: Any = parse_object((path / "config.json").read_bytes())
+            content = parse_object((path / "config.json").read_bytes())
         except FileNotFoundError:
             raise CheckpointError(f"{path} is not the folder of a model: it has no config.json") from None
         except ValueError as error:

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
-# Parameters with these words in their names are learned positions and tokens: no decay, whatever their shape.
-NO_DECAY_WORDS = ("pos_embed", "token")
+# Parameters with these words in their names are learned positions, tokens and factors: no decay, whatever
+# their shape. The last three are BEATs'.
+NO_DECAY_WORDS = ("pos_embed", "token", "relative_attention_bias", "weight_g", "grep_a")
 
 
 def parameter_groups(
@@ -64,5 +65,5 @@ def locate(
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix or a kernel: no norm, no bias, no position, no token."""
+    """Whether a parameter is a matrix or a kernel: no norm, bias, position, token or factor."""
     return parameter.ndim >= 2 and not any(word in name for word in NO_DECAY_WORDS)

@@ -83,10 +83,11 @@ def describe_chosen(chosen: ChosenWeights) -> dict[str, Any]:
 
 
 def selected_on(chosen: ChosenWeights) -> str | None:
-    """The split whose metric chose the weights: `eval` where the run's valid was that; None for none.
+    """The split whose metric chose the weights: `eval` where the run's valid was of its clips; None for none.
 
     It chose the last epoch, too, where it ended training early.
     """
     if not chosen.by_validation and not chosen.by_stopping:
         return None
-    return chosen.checkpoint.get("coverage", {}).get("valid", {}).get("same_as", "valid")
+    valid = chosen.checkpoint.get("coverage", {}).get("valid", {})
+    return valid.get("same_as") or valid.get("part_of") or "valid"

@@ -106,8 +106,8 @@ def check_valid_is_held_out(
     trained_on: `train_data` of the model's checkpoint.
     """
     features = with_features_of(model, config).features
-    # A valid that is the evaluation split was never part of train.
-    if "same_as" in read_coverage(data_dir, features.stats_name).get("valid", {}):
+    # A valid of evaluation clips was never part of train.
+    if {"same_as", "part_of"} & set(read_coverage(data_dir, features.stats_name).get("valid", {})):
         return
     train = open_split(data_dir, "train", preset=features.preset, storage=features.storage)
     if trained_on != fingerprint(train):

@@ -102,6 +102,7 @@ class Learner:
                 device_ids=[device.index] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
                 broadcast_buffers=False,
+                find_unused_parameters=getattr(self.tagger.encoder, "skips_parameters", False),
             )
 
     def add_gradient(self, inputs: StepInput, group_size: int, last: bool) -> Tensor:

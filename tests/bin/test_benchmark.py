@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from audiotag.benchmarks.eagerbeats import build_eager_twin
 from audiotag.benchmarks.twin import build_twin
 from audiotag.bin.benchmark import parse_arguments
 from audiotag.config import AstEncoder
 from audiotag.errors import ConfigError
+from audiotag.frontend import Frontend
 from audiotag.stopwatch import Stopwatch, spread
-from tests.tiny import tiny_tagger
+from audiotag.tagger import Tagger
+from tests.encoders.beats.reference import tiny_beats
+from tests.tiny import tiny_labels, tiny_tagger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +72,7 @@ def test_without_data_and_next_to_transformers(folder):
     assert rates["together"] is None
     assert "labels.csv is missing" in figures["no_data"]
     assert "no data measured: " in output
-    comparison = figures["transformers"]
+    comparison = figures["comparison"]
     for kind in ("forward", "train"):
         for values in comparison[kind].values():
             assert_rate(values)
@@ -94,7 +98,7 @@ def test_with_the_data_of_a_recipe(folder):
     for rate in figures["clips_per_s"].values():
         assert_rate(rate)
     assert figures["no_data"] is None
-    assert figures["transformers"] is None
+    assert figures["comparison"] is None
     assert "no data" not in output
     assert "ratio" not in output
     assert figures["settings"]["classes"] < 527
@@ -104,6 +108,29 @@ def test_only_an_ast_has_a_twin():
     other = AstEncoder.model_construct(name="zipformer")
     with pytest.raises(ConfigError, match="no model like encoder zipformer"):
         build_twin(tiny_tagger(), other)
+
+
+def test_next_to_attention_that_is_written_out(folder):
+    sizes = "embed_dim: 16, depth: 2, num_heads: 2, conv_groups: 4, num_buckets: 32, max_distance: 64"
+    (folder / "config.yaml").write_text(
+        f"features: {{preset: beats128, storage: on_the_fly}}\nencoder: {{name: beats, {sizes}}}\n"
+    )
+    output, figures = benchmark(folder, "--compare", "eager", "--batch-size", "2")
+    assert "ratio ours / eager, train" in output
+    assert figures["comparison"]["parameters"] == figures["settings"]["parameters"]
+    kept = figures["comparison"]["kept_mib"]
+    assert kept["ours"] > 0.1 and kept["theirs"] > kept["ours"]
+    assert "kept for the backward pass: ours" in output
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_written_out_attention_is_the_same(gated):
+    tagger = Tagger(Frontend("beats128"), tiny_beats(gated_bias=gated), tiny_labels(), None)
+    twin = build_eager_twin(tagger)
+    x, lengths = torch.randn(2, 200, 128), torch.tensor([200, 120])
+    torch.testing.assert_close(twin(x, lengths), tagger(x, lengths), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="no plain code of encoder Ast"):
+        build_eager_twin(tiny_tagger())
 
 
 def test_bad_numbers_are_refused(monkeypatch, capsys):

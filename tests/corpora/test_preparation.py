@@ -228,6 +228,26 @@ def test_valid_is_the_evaluation_set_on_request(corpus):
     assert not (corpus.manifests / "valid_ids.txt").exists()
 
 
+def test_valid_is_the_first_tenth_of_the_evaluation_list_on_request(corpus):
+    """By the lines of the list, whether the clips are there or not; they stay in eval."""
+    corpus.clip("eval", "eval-1", "", labels=(2,))
+    for number in range(2, 38):
+        corpus.clip("eval", f"eval-{number}", labels=(number % 3,))
+    corpus.prepare(valid="eval_tenth", max_skip=0.5)
+    assert list(corpus.cuts("valid")) == ["eval-0", "eval-2"]
+    assert corpus.skipped("valid") == {"eval-1": "missing"}
+    assert len(corpus.cuts("eval")) == 37
+    valid = corpus.coverage()["valid"]
+    assert (valid["part_of"], valid["listed"], valid["present"]) == ("eval", 3, 2)
+    assert "same_as" not in valid
+    assert valid["classes"]["/m/c"] == {"listed": 2, "present": 1, "seconds": 0.5}
+
+
+def test_a_first_tenth_without_clips_is_refused(corpus):
+    with pytest.raises(DataError, match="none of the first 0 of 1 clips of eval can be used"):
+        corpus.prepare(valid="eval_tenth")
+
+
 def test_valid_that_the_corpus_lists(corpus):
     corpus.clip("valid", "valid-0")
     for number in range(20):

@@ -22,6 +22,12 @@ COVERAGE = {
 }
 
 
+def test_a_valid_that_is_a_part_of_eval_is_named():
+    text = data_section({**COVERAGE, "valid": {**EVAL, "part_of": "eval"}})
+    assert "selected on a part of eval: the clips of `valid` are some of `eval`" in text
+    assert "selected on a part" not in data_section(COVERAGE)
+
+
 def test_every_split_has_a_line_and_notes_are_no_split():
     lines = data_section(COVERAGE).splitlines()
     assert lines[2] == (

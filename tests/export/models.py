@@ -12,6 +12,21 @@ from audiotag.tagger import build_tagger
 from tests.tiny import TINY
 
 NAMES = ("Speech", "Siren, two-tone", "Baby's cry", "Bell", "Größe", "Water", "Wind")
+SMALL_BEATS = {
+    "features": {"preset": "beats128"},
+    "encoder": {
+        "name": "beats",
+        "patch_dim": 24,
+        "embed_dim": 32,
+        "depth": 3,
+        "num_heads": 4,
+        "feedforward_dim": 48,
+        "conv_kernel": 16,
+        "conv_groups": 4,
+        "num_buckets": 32,
+        "max_distance": 64,
+    },
+}
 SMALL_ZIPFORMER = {
     "features": {"preset": "icefall80"},
     "encoder": {
@@ -28,17 +43,18 @@ SMALL_ZIPFORMER = {
         "pos_dim": 16,
     },
 }
+SMALL = {"ast": TINY, "beats": SMALL_BEATS, "zipformer": SMALL_ZIPFORMER}
 
 
 def small_model(encoder: str, loss: str = "bce", **features: float | str) -> TrainedModel:
-    """A tiny AST or a small Zipformer with random weights and seven classes.
+    """A tiny AST, or a small BEATs or Zipformer, with random weights and seven classes.
 
     Args:
-        encoder: ast or zipformer.
+        encoder: its name.
         loss: that it was trained with.
         features: settings of the front end.
     """
-    base = TINY if encoder == "ast" else SMALL_ZIPFORMER
+    base = SMALL[encoder]
     tree = {**base, "features": {**base["features"], **features}}
     config = Config.model_validate(tree).model_dump(mode="json")
     labels = LabelTable([Label(index, f"/m/0{index}", name) for index, name in enumerate(NAMES)])

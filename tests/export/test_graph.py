@@ -90,9 +90,17 @@ def test_a_zipformer_of_any_length_and_batch_size(run, loss, features):
     assert_agrees(model, run(model), BATCHES if loss == "bce" else BATCHES[:4])
 
 
-def test_it_does_not_matter_what_is_behind_a_clip(run):
-    """Least of all to one that is shorter than a Zipformer needs."""
-    model = small_model("zipformer")
+@pytest.mark.parametrize("features", [{}, {"mean": 12.0, "std": 4.0}])
+def test_a_beats_of_any_length_and_batch_size(run, features):
+    """Also of clips shorter than a patch, and of more patches than distances differ."""
+    model = small_model("beats", **features)
+    assert_agrees(model, run(model), BATCHES if not features else BATCHES[:4])
+
+
+@pytest.mark.parametrize("encoder", ["beats", "zipformer"])
+def test_it_does_not_matter_what_is_behind_a_clip(run, encoder):
+    """Least of all to one that is shorter than the encoder needs."""
+    model = small_model(encoder)
     run, lengths = run(model), [16000, 9000, 640]
     x, frames = features_of(model, lengths, 3)
     behind = torch.arange(x.shape[1]) >= frames[:, None]
@@ -123,7 +131,7 @@ def test_what_is_written_beside_the_model(exported, kind):
     assert b'\n1,/m/01,"Siren, two-tone"\n' in content and b"\r" not in content
 
 
-@pytest.mark.parametrize("encoder", ["ast", "zipformer"])
+@pytest.mark.parametrize("encoder", ["ast", "beats", "zipformer"])
 def test_matrices_of_eight_bits(exported, encoder):
     onnx = pytest.importorskip("onnx")
     model = small_model(encoder)

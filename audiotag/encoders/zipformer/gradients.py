@@ -96,19 +96,6 @@ class PenaltyGradient(torch.autograd.Function):
         return grad + ctx.weight * sign.to(grad.dtype), None, None, None
 
 
-class ScaleGradient(torch.autograd.Function):
-    """Values, as they are, with their gradient times a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.factor, None
-
-
 class IdleParameters(torch.autograd.Function):
     """Values, as they are; the parameters that come with them get a gradient of zero.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from audiotag.encoders.gradientscale import ScaleGradient
 from audiotag.encoders.zipformer.activations import BiasNorm, SharedDropout, Swoosh, keep_mask
 from audiotag.encoders.zipformer.balancer import Balancer
-from audiotag.encoders.zipformer.gradients import ScaleGradient
 from audiotag.encoders.zipformer.steps import Schedule, Scheduled, Step, at
 from audiotag.encoders.zipformer.whiten import Whiten
 

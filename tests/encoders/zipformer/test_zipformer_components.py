@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiotag.encoders.gradientscale import ScaleGradient
 from audiotag.encoders.zipformer.activations import (
     BiasNorm,
     BiasNormGradient,
@@ -20,7 +21,7 @@ from audiotag.encoders.zipformer.attention import (
     constant_attention,
 )
 from audiotag.encoders.zipformer.balancer import Balancer, mean_over_deviation
-from audiotag.encoders.zipformer.gradients import LimitGradient, PenaltyGradient, ScaleGradient
+from audiotag.encoders.zipformer.gradients import LimitGradient, PenaltyGradient
 from audiotag.encoders.zipformer.layer import ConvModule, FeedForward
 from audiotag.encoders.zipformer.positions import PositionTable, middle, relative_positions
 from audiotag.encoders.zipformer.stack import Downsample
