@@ -132,6 +132,7 @@ def evaluate(
             "training": {
                 "processes": chosen.checkpoint["position"].get("world_size"),
                 "provenance": chosen.checkpoint.get("provenance") or {},
+                "init": chosen.checkpoint.get("init"),
             },
             "selected_on": selected_on(chosen),
             "precision": precision_in_words(choice.amp, world.device, config.training.tf32),
