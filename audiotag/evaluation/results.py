@@ -35,8 +35,9 @@ class Evaluation:
     folders of earlier versions. info: what the evaluating command knew. A report looks for `split`,
     `weights`, `weights_in_words`, `checkpoints` (file names), `sha256` (their digests by name), `averaged`
     (by name, what averaged files were made of), `training` (`processes`, `provenance` and `init` of the
-    checkpoint), `selected_on` (the split whose metric chose the epoch), `precision`, `device`, `batch_size`, `windows`,
-    `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the command).
+    checkpoint), `selected_on` (the split whose metric chose the epoch), `precision`, `device`, `batch_size`,
+    `windows`, `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the
+    command).
     """
 
     folder: Path
