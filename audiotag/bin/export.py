@@ -26,7 +26,7 @@ from audiotag.configfile import load_config
 from audiotag.errors import ConfigError, run_command
 from audiotag.evaluation.conditions import weights_in_words
 from audiotag.export.package import TrainedModel, export_package, load_tagger, read_description
-from audiotag.export.thresholds import FoundThresholds, find_evaluations, find_thresholds
+from audiotag.export.thresholds import FoundThresholds, evaluations_of, find_thresholds
 from audiotag.logs import set_up_logging
 from audiotag.prediction.model import add_model_arguments, chosen_model, open_model, run_config
 from audiotag.training.averaging import (
@@ -104,7 +104,7 @@ def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any],
     info = describe(chosen, found)
     if args.to == "hf":
         # For the model card; the newest of each split comes first.
-        evaluations = reversed(find_evaluations(args.exp_dir, chosen.origin))
+        evaluations = reversed(evaluations_of(args.exp_dir, chosen.origin))
         info["evaluations"] = {evaluation.split: evaluation.metrics for evaluation in evaluations}
     return model, info, found
 

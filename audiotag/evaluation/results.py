@@ -34,9 +34,10 @@ class Evaluation:
     high] of those metrics that were resampled `resamplings` times. bins: (3,15) of `Metrics.bins`; None in
     folders of earlier versions. info: what the evaluating command knew. A report looks for `split`,
     `weights`, `weights_in_words`, `checkpoints` (file names), `sha256` (their digests by name), `averaged`
-    (by name, what averaged files were made of), `training` (`processes` and `provenance` of the checkpoint),
-    `selected_on` (the split whose metric chose the epoch), `precision`, `device`, `batch_size`, `windows`,
-    `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the command).
+    (by name, what averaged files were made of), `training` (`processes`, `provenance` and `init` of the
+    checkpoint), `selected_on` (the split whose metric chose the epoch), `precision`, `device`, `batch_size`,
+    `windows`, `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the
+    command).
     """
 
     folder: Path

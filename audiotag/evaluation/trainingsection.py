@@ -81,7 +81,7 @@ def trainings(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def trained_with(training: Mapping[str, Any]) -> str:
-    """By how many processes and with which versions a checkpoint was trained."""
+    """By how many processes, with which versions and from which weights a checkpoint was trained."""
     processes = training.get("processes")
     facts = [f"{processes} process{'' if processes == 1 else 'es'}"] if processes else []
     provenance = training.get("provenance") or {}
@@ -89,7 +89,17 @@ def trained_with(training: Mapping[str, Any]) -> str:
     if "git" in provenance:
         facts.append(f"commit `{provenance['git']}`")
     facts += [", ".join(versions)] if versions else []
-    return f"Trained with {'; '.join(facts)}." if facts else ""
+    trained = f"Trained with {'; '.join(facts)}." if facts else ""
+    return " ".join(filter(None, [trained, started_from(training.get("init") or {})]))
+
+
+def started_from(init: Mapping[str, Any]) -> str:
+    """The model that a training began with."""
+    if not init:
+        return ""
+    digests = ", ".join(f"{name}, SHA-256 {digest[:8]}" for name, digest in init["sha256"].items())
+    changes = "; ".join(f"{kind}: {', '.join(init[kind])}" for kind in ("adapted", "fresh") if init[kind])
+    return f"Started from {init['model']} ({digests})" + (f"; {changes}." if changes else ".")
 
 
 def plain(value: Any) -> str:

@@ -33,7 +33,7 @@ def find_thresholds(exp_dir: Path, origin: Mapping[str, Any], labels: LabelTable
     origin: what `ChosenWeights.origin` gives. Thresholds that lack a class, or are damaged, are named and
     passed over.
     """
-    for evaluation in find_evaluations(exp_dir, origin):
+    for evaluation in evaluations_of(exp_dir, origin):
         path = evaluation.folder / "thresholds.json"
         try:
             thresholds = read_thresholds(path, labels)
@@ -48,7 +48,7 @@ def find_thresholds(exp_dir: Path, origin: Mapping[str, Any], labels: LabelTable
     return None
 
 
-def find_evaluations(exp_dir: Path, origin: Mapping[str, Any]) -> list[Evaluation]:
+def evaluations_of(exp_dir: Path, origin: Mapping[str, Any]) -> list[Evaluation]:
     """The evaluations of these weights, those on valid first, and of each split the newest first."""
     found = sorted(exp_dir.glob("eval_*/metrics.json"), key=lambda path: -path.stat().st_mtime_ns)
     same = [evaluation for path in found if (evaluation := read_same(path.parent, origin))]

@@ -7,7 +7,6 @@ rows times that of columns, for which there are often several strides and length
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from audiotag.encoders.ast import NUM_SUMMARY_TOKENS, patch_grid
+from audiotag.encoders.ast import NUM_SUMMARY_TOKENS
 from audiotag.errors import CheckpointError
 from audiotag.interop.foreignweights import find
 from audiotag.interop.sourcemodel import Hints
@@ -65,50 +64,45 @@ def infer_sizes(weights: Mapping[str, Tensor], hints: Hints, path: Path, what: s
 def infer_grid(num_tokens: int, patch_size: int, hints: Hints, path: Path) -> tuple[int, int, int]:
     """Step along frequency, step along time, and frames, from the number of tokens.
 
-    The first of these that gives as many patches: the strides in the file's name; those given; those and the
-    lengths of the published models; a stride of 10. The length is that given or a published one where these
-    give as many columns, else the shortest that does.
+    The first of these that gives as many patches: the strides in the file's name; those given, with a length
+    that is given or published; strides and lengths of the published models; those given, with any length; a
+    stride of 10. Where several lengths give as many columns, it is one given or published, else the shortest.
     """
     patches = num_tokens - NUM_SUMMARY_TOKENS
-    named = NAMED_STRIDES.search(path.name)
-    given = hints.encoder.get("freq_stride"), hints.encoder.get("time_stride")
-    strides = [(int(named[1]), int(named[2]))] if named else []
-    if any(given):
-        strides.append((given[0] or KNOWN_STRIDES[0], given[1] or KNOWN_STRIDES[0]))
-    for pair in strides:
-        if frames := frames_of(patches, patch_size, pair, hints):
-            return *pair, frames
-    if strides:
-        logger.warning("%s: its %d patches are not those of strides %s", path, patches, strides[-1])
+    default = KNOWN_STRIDES[0]
+    given = tuple(hints.encoder.get(name) or default for name in ("freq_stride", "time_stride"))
+    if named := NAMED_STRIDES.search(path.name):
+        strides = int(named[1]), int(named[2])
+        if lengths := lengths_of(patches, patch_size, strides):
+            return *strides, choose_length(lengths, hints) or lengths[0]
+        logger.warning("%s: its %d patches are not those of the strides in its name", path, patches)
+    given_lengths = lengths_of(patches, patch_size, given)
+    if frames := choose_length(given_lengths, hints):
+        return *given, frames
     for stride in KNOWN_STRIDES:
-        for frames in KNOWN_FRAMES:
-            if count_patches(frames, patch_size, (stride, stride)) == patches:
-                return stride, stride, frames
-    default = (KNOWN_STRIDES[0], KNOWN_STRIDES[0])
-    if frames := frames_of(patches, patch_size, default, hints):
-        logger.warning("%s: its %d patches are taken to be those of strides of %d", path, patches, default[0])
-        return *default, frames
+        if frames := choose_length(lengths_of(patches, patch_size, (stride, stride)), Hints()):
+            return stride, stride, frames
+    if given_lengths:
+        return *given, given_lengths[0]
+    if lengths := lengths_of(patches, patch_size, (default, default)):
+        return default, default, lengths[0]
     raise CheckpointError(
         f"{path}: {patches} patches, for which no published stride and length is known: give them with --set "
         "encoder.freq_stride=... --set encoder.time_stride=... --set features.target_frames=..."
     )
 
 
-def frames_of(patches: int, patch_size: int, strides: tuple[int, int], hints: Hints) -> int | None:
-    """Frames for so many patches of these strides; None where there are none such."""
+def lengths_of(patches: int, patch_size: int, strides: tuple[int, int]) -> range:
+    """The numbers of frames that have so many patches of these strides; none where there are none such."""
     if min(strides) < 1 or patch_size > NUM_MEL_BINS:
-        return None
-    rows = (NUM_MEL_BINS - patch_size) // strides[0] + 1
-    columns, rest = divmod(patches, rows)
+        return range(0)
+    columns, rest = divmod(patches, (NUM_MEL_BINS - patch_size) // strides[0] + 1)
     if rest or columns < 1:
-        return None
+        return range(0)
     shortest = patch_size + (columns - 1) * strides[1]
-    fitting = range(shortest, shortest + strides[1])
-    return next((frames for frames in (hints.target_frames, *KNOWN_FRAMES) if frames in fitting), shortest)
+    return range(shortest, shortest + strides[1])
 
 
-def count_patches(frames: int, patch_size: int, strides: tuple[int, int]) -> int:
-    """Patches of an input of a published length."""
-    if patch_size > min(frames, NUM_MEL_BINS):
-        return 0
-    return math.prod(patch_grid(NUM_MEL_BINS, frames, patch_size, *strides))
+def choose_length(lengths: range, hints: Hints) -> int | None:
+    """The given length, else a published one, if it is among these."""
+    return next((frames for frames in (hints.target_frames, *KNOWN_FRAMES) if frames in lengths), None)

@@ -77,6 +77,7 @@ def describe_chosen(chosen: ChosenWeights) -> dict[str, Any]:
         "training": {
             "processes": chosen.checkpoint["position"].get("world_size"),
             "provenance": chosen.checkpoint.get("provenance") or {},
+            "init": chosen.checkpoint.get("init"),
         },
         "selected_on": selected_on(chosen),
     }

@@ -242,6 +242,18 @@ def test_how_it_was_trained_is_told(experiment, make_scores, make_labels):
     command = f"--config {experiment}/config.yaml --exp-dir exp/NEW_TAG"
     assert f"torchrun --standalone --nproc-per-node 4 -m audiotag.bin.train {command}" in text
     assert "\nTrained with 4 processes; commit `89ab`; python 3.11.7, torch 2.11.\n" in text
+    init = {
+        "model": "$DEIT",
+        "sha256": {"deit.pth": "d0272ac0ff"},
+        "adapted": ["positions"],
+        "fresh": ["head"],
+    }
+    begun = {**info, "training": {**info["training"], "init": init}}
+    write_evaluation(experiment / "eval_eval_epoch-9", make_scores(20, 4), make_labels(4), info=begun)
+    text = write_report(experiment, find_evaluations(experiment)).read_text()
+    start = "Started from $DEIT (deit.pth, SHA-256 d0272ac0); adapted: positions; fresh: head."
+    assert f"torch 2.11. {start}\n" in text
+    write_evaluation(experiment / "eval_eval_epoch-9", make_scores(20, 4), make_labels(4), info=info)
     # Another part of the run was trained by one process.
     alone = {**info, "weights": "epoch-12", "training": {"processes": 1, "provenance": provenance}}
     write_evaluation(experiment / "eval_eval_epoch-12", make_scores(20, 4), make_labels(4), info=alone)

@@ -80,9 +80,12 @@ def test_a_written_file_lists_the_tensors_of_the_original_in_its_order(tmp_path)
         ("speechcommands_10_10_0.9812.pth", 144, {}, (10, 10, 128)),
         ("esc.pth", 600, {}, (10, 10, 512)),
         ("best_audio_model.pth", 850, {}, (12, 12, 1024)),
-        # 8 rows of 64, which several strides give: the published one is taken, unless another is given.
+        # 8 rows of 64, which several strides give: the published one is taken, unless others are given that
+        # fit a length that is given too. A configuration may ask for other strides than the file's.
         ("model.pth", 512, {}, (16, 16, 1024)),
-        ("model.pth", 512, {"freq_stride": 15, "time_stride": 10}, (15, 10, 646)),
+        ("model.pth", 512, {"freq_stride": 15, "time_stride": 10, "target_frames": 650}, (15, 10, 650)),
+        ("model.pth", 512, {"freq_stride": 15, "time_stride": 10}, (16, 16, 1024)),
+        ("esc.pth", 600, {"freq_stride": 12, "time_stride": 12, "target_frames": 1024}, (10, 10, 512)),
         # 17 rows do not divide 512.
         ("model.pth", 512, {"freq_stride": 7, "time_stride": 10}, (16, 16, 1024)),
         # Not known, so of a stride of 10: 12 rows of 19.
@@ -92,6 +95,7 @@ def test_a_written_file_lists_the_tensors_of_the_original_in_its_order(tmp_path)
         # The name counts before what is given, which the model is then adapted to.
         ("audioset_10_10_0.4593.pth", 1212, {"freq_stride": 16, "time_stride": 16}, (10, 10, 1024)),
         ("run_3_4_of.pth", 850, {}, (12, 12, 1024)),
+        ("run_0_0_of.pth", 850, {}, (12, 12, 1024)),
     ],
 )
 def test_strides_and_length_from_the_number_of_patches(name, patches, given, expected):

@@ -11,6 +11,8 @@ from audiotag.configinit import Init
 from audiotag.errors import CheckpointError
 from audiotag.export.package import export_package
 from audiotag.interop.ast import export_ast
+from audiotag.interop.beats import export_beats
+from audiotag.interop.espnet import export_espnet
 from audiotag.interop.formats import FORMATS, find_format, read_model
 from audiotag.interop.hfexport import export_huggingface
 from audiotag.interop.icefall import export_icefall
@@ -25,8 +27,11 @@ def test_the_configuration_knows_every_format():
     assert set(typing.get_args(Init.model_fields["format"].annotation)) == {"auto", *FORMATS}
 
 
+ENCODERS = {"icefall": "zipformer", "beats": "beats", "espnet": "beats"}
+
+
 def write(folder, name):
-    model = small_model("zipformer" if name == "icefall" else "ast")
+    model = small_model(ENCODERS.get(name, "ast"))
     if name == "deit":
         torch.save({"model": random_deit(14)}, folder / "x.pth")
         return folder / "x.pth"
@@ -38,7 +43,8 @@ def write(folder, name):
     if name == "hf":
         export_huggingface(folder, model, {})
         return folder
-    return {"icefall": export_icefall, "ast": export_ast}[name](folder, model)
+    exports = {"icefall": export_icefall, "ast": export_ast, "beats": export_beats, "espnet": export_espnet}
+    return exports[name](folder, model)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -46,7 +52,7 @@ def test_every_format_is_recognised(tmp_path, name):
     path = write(tmp_path / "model", name) if name != "deit" else write(tmp_path, name)
     assert find_format(path) == name
     source = read_model(path, "auto", Hints({"num_heads": 2} if name in ("ast", "deit") else {}))
-    assert source.encoder["name"] == ("zipformer" if name == "icefall" else "ast")
+    assert source.encoder["name"] == ENCODERS.get(name, "ast")
     assert all(file.is_file() for file in source.files)
     assert source.loss == ("ce" if name == "audiotag" else "bce")
 
