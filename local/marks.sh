@@ -59,7 +59,7 @@ stage_is_done() {
         # Training may go on, or be started without this driver.
         ! { ((before >= 5)) && is_newer "$(stage_product "$before")" "$mark"; } || return 1
     done
-    if [[ $1 == 5 && -n ${KEY[start]} ]]; then
+    if [[ $1 == 5 && -n ${KEY[start]-} ]]; then
         # Training itself finds out whether they are other models. The time of their coming to this disk counts: a
         # download may bear an old date. Results of a teacher's run come and go.
         local -a models

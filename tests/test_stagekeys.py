@@ -7,7 +7,7 @@ import os
 import pytest
 
 from audiotag.configfile import load_config
-from audiotag.stagekeys import stage_keys
+from audiotag.stagekeys import stage_keys, start_path
 
 
 def keys(*overrides: str, corpus: str = "mydata") -> dict[str, str]:
@@ -114,3 +114,17 @@ def test_an_edited_list_of_class_weights_redoes_the_training(corpus):
     assert keys(given) == before
     path.write_text("mid,weight\ncat,1\ndog,3\n")
     assert changed(before, keys(given)) == ["5", "6", "7", "8"]
+
+
+def test_the_model_to_start_from_is_named_but_no_part_of_a_key(tmp_path, monkeypatch):
+    file = tmp_path / "a model.pth"
+    config = load_config(None, ["init.model=$MY_MODEL"])
+    monkeypatch.delenv("MY_MODEL", raising=False)
+    without = stage_keys(config)
+    assert start_path(config) == start_path(load_config(None)) == ""
+    monkeypatch.setenv("MY_MODEL", str(file))
+    assert start_path(config) == ""
+    file.write_bytes(b"weights")
+    assert start_path(config) == str(file)
+    assert stage_keys(config) == without
+    assert changed(without, stage_keys(load_config(None, [f"init.model={file}"]))) == ["5", "6", "7", "8"]

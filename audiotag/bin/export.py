@@ -23,8 +23,8 @@ from audiotag.commandline import add_config_arguments, make_parser
 from audiotag.configfile import load_config
 from audiotag.errors import ConfigError, run_command
 from audiotag.evaluation.conditions import weights_in_words
-from audiotag.export.package import TrainedModel, export_package, load_tagger
-from audiotag.export.thresholds import FoundThresholds, find_thresholds
+from audiotag.export.package import TrainedModel, export_package, load_tagger, read_description
+from audiotag.export.thresholds import FoundThresholds, find_evaluations, find_thresholds
 from audiotag.logs import set_up_logging
 from audiotag.prediction.model import add_model_arguments, chosen_model, open_model, run_config
 from audiotag.training.averaging import (
@@ -82,7 +82,7 @@ def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any],
     if args.model is not None:
         if args.config or args.overrides:
             raise ConfigError("--model names weights, to which --config and --set have nothing to add")
-        return open_model(args), {"weights": str(args.model)}, None
+        return open_model(args), {**packed_info(args.model), "weights": str(args.model)}, None
     overrides = [*args.overrides, *weight_overrides(args)]
     config = load_config(args.config, overrides) if args.config else run_config(args.exp_dir, overrides)
     chosen = choose_weights(args.exp_dir, config.evaluation)
@@ -91,7 +91,17 @@ def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any],
     found = None
     if args.to == "package":
         found = find_thresholds(args.exp_dir, chosen.origin, model.tagger.labels)
-    return model, describe(chosen, found), found
+    info = describe(chosen, found)
+    if args.to == "hf":
+        # For the model card; the newest of each split comes first.
+        evaluations = reversed(find_evaluations(args.exp_dir, chosen.origin))
+        info["evaluations"] = {evaluation.split: evaluation.metrics for evaluation in evaluations}
+    return model, info, found
+
+
+def packed_info(path: Path) -> dict[str, Any]:
+    """What an exported folder says of where its weights come from; nothing for a checkpoint."""
+    return read_description(path).get("info", {}) if path.is_dir() else {}
 
 
 def describe(chosen: ChosenWeights, found: FoundThresholds | None) -> dict[str, Any]:

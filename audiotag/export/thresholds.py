@@ -33,9 +33,7 @@ def find_thresholds(exp_dir: Path, origin: Mapping[str, Any], labels: LabelTable
     origin: what `ChosenWeights.origin` gives. Thresholds that lack a class, or are damaged, are named and
     passed over.
     """
-    found = sorted(exp_dir.glob("eval_*/metrics.json"), key=lambda path: -path.stat().st_mtime_ns)
-    same = [evaluation for path in found if (evaluation := read_same(path.parent, origin))]
-    for evaluation in sorted(same, key=lambda evaluation: SPLITS.index(evaluation.split)):
+    for evaluation in find_evaluations(exp_dir, origin):
         path = evaluation.folder / "thresholds.json"
         try:
             thresholds = read_thresholds(path, labels)
@@ -48,6 +46,13 @@ def find_thresholds(exp_dir: Path, origin: Mapping[str, Any], labels: LabelTable
         about = {"evaluation": evaluation.folder.name, "tuned_on": thresholds.tuned_on, **conditions}
         return FoundThresholds(content, about)
     return None
+
+
+def find_evaluations(exp_dir: Path, origin: Mapping[str, Any]) -> list[Evaluation]:
+    """The evaluations of these weights, those on valid first, and of each split the newest first."""
+    found = sorted(exp_dir.glob("eval_*/metrics.json"), key=lambda path: -path.stat().st_mtime_ns)
+    same = [evaluation for path in found if (evaluation := read_same(path.parent, origin))]
+    return sorted(same, key=lambda evaluation: SPLITS.index(evaluation.split))
 
 
 def read_same(folder: Path, origin: Mapping[str, Any]) -> Evaluation | None:

@@ -57,6 +57,8 @@ def find_format(path: Path) -> str:
             raise CheckpointError(f"{path} is not the folder of a model: it has no config.json") from None
         except ValueError as error:
             raise CheckpointError(f"{path / 'config.json'}: damaged ({error})") from None
+    elif path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} holds weights alone: name the folder that it lies in")
     else:
         content = read_torch_file(path)
     for name, entry in FORMATS.items():

@@ -60,6 +60,8 @@ def download(name: str, key: str, patterns: list[str]) -> Path:
             "huggingface_hub is needed: pip install -e '.[hf]'"
         ) from None
     logger.debug("asking the hub for %s", name)
+    for client in ("httpx", "httpx2"):  # of older and newer versions; they log every request
+        logging.getLogger(client).setLevel(logging.WARNING)
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except errors.GatedRepoError:

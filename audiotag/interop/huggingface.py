@@ -42,9 +42,9 @@ def is_huggingface(path: Path, content: Any) -> bool:
 
 def read_huggingface(path: Path, hints: Hints) -> SourceModel:
     """The model of a folder."""
-    config = read_json(path / CONFIG_FILE)
+    config = read_json(path / CONFIG_FILE) if path.is_dir() else None
     if config is None:
-        raise CheckpointError(f"{path} is not a folder of a Hugging Face model: it has no {CONFIG_FILE}")
+        raise CheckpointError(f"{path} is not the folder of a Hugging Face model: it has no {CONFIG_FILE}")
     encoder = encoder_section(config, path / CONFIG_FILE)
     features = features_section(config, read_json(path / EXTRACTOR_FILE), path / EXTRACTOR_FILE)
     features, encoder = complete({"features": features, "encoder": encoder}, path / CONFIG_FILE)

@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
+from audiotag.evaluation.tables import Table
 from audiotag.export.package import TrainedModel
 from audiotag.interop.epsilons import Difference, Epsilons
 
 MAX_LABELS = 20
+METRICS = ("mAP", "mAUC", "d_prime", "f1_micro", "accuracy")
 USAGE = """```python
 import torch
 from transformers import ASTFeatureExtractor, ASTForAudioClassification
@@ -52,14 +54,7 @@ def model_card(
     ]
     parts += ["## Use", usage(model)]
     parts += ["## Classes", classes(model)]
-    measured = info.get("last_epoch_metrics") or {}
-    if measured:
-        rows = [f"| {name} | {value:.4f} |" for name, value in measured.items() if is_number(value)]
-        parts += [
-            "## Results",
-            "Of these weights on the validation clips, at the end of their last epoch:",
-            "\n".join(["| metric | value |", "|---|---|", *rows]),
-        ]
+    parts += ["## Results", results(info)]
     parts += ["## Training", training(model, info)]
     parts += ["## Numbers", numbers(Epsilons.of(encoder), eps, difference)]
     parts += [
@@ -67,11 +62,6 @@ def model_card(
         "Not stated yet: whoever publishes this model puts `license:` into the head of this file.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def is_number(value: Any) -> bool:
-    """Whether a metric is one number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def usage(model: TrainedModel) -> str:
@@ -86,6 +76,21 @@ def classes(model: TrainedModel) -> str:
     more = f", and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else ""
     listed = ", ".join(names[:MAX_LABELS])
     return f"{listed}{more}. `labels.csv` has them all, with their MIDs; `config.json` their names."
+
+
+def results(info: Mapping[str, Any]) -> str:
+    """A table of the main metrics by split, as far as these weights were evaluated."""
+    by_split = dict(info.get("evaluations") or {})
+    if not by_split and info.get("last_epoch_metrics"):
+        by_split = {"validation": info["last_epoch_metrics"]}
+    if not by_split:
+        return "Not measured here."
+    rows = []
+    for name in METRICS:
+        values = [metrics.get(name) for metrics in by_split.values()]
+        if any(value is not None for value in values):
+            rows.append([name, *("-" if value is None else f"{value:.4f}" for value in values)])
+    return Table(["metric", *by_split], rows).markdown()
 
 
 def training(model: TrainedModel, info: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # What a user may have set, and tests choose themselves.
 ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX", "AUDIOTAG_PYTHON", "PYTHONPATH")
-USER_VARIABLES = (*ENVIRONMENTS, "AUDIOSET", "MUSAN", "MYDATA")
+USER_VARIABLES = (*ENVIRONMENTS, "AUDIOSET", "MUSAN", "MYDATA", "DEIT_CHECKPOINT", "AST_CHECKPOINT")
 
 
 def copy_tree(destination: Path) -> Path:
