@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 from audiotag.config import Config
@@ -131,22 +130,28 @@ def source_stamps(config: Config) -> list[list[object]]:
     return stamps
 
 
-def start_paths(config: Config) -> list[str]:
-    """The files and folders of models that training starts from or learns from, as far as they are here.
+def start_path(config: Config) -> str:
+    """The file or folder that training starts from, empty where there is none.
 
-    The driver looks whether they have changed since. They are no part of a key, since a model that is gone
-    must not undo what was trained with it.
+    The driver looks whether it has changed since. It is no part of a key, since a model that is gone must not
+    undo what was trained from it.
     """
-    named = {"init.model": [config.init.model] if config.init.model else []}
-    if config.distillation is not None:
-        named["distillation.teachers"] = config.distillation.teachers
-    found = []
-    for key, places in named.items():
-        for place in places:
-            with suppress(ConfigError):
-                path = Path(resolve_place(place, key)).expanduser()
-                found += [str(path.absolute())] if path.exists() else []
-    return found
+    return existing_path(config.init.model, "init.model") if config.init.model is not None else ""
+
+
+def teacher_paths(config: Config) -> list[str]:
+    """The files and folders of the teachers that are there, of which the same is true."""
+    places = config.distillation.teachers if config.distillation else []
+    return [path for place in places if (path := existing_path(place, "distillation.teachers"))]
+
+
+def existing_path(place: str, key: str) -> str:
+    """What a key of the configuration names, empty where that is not there."""
+    try:
+        path = Path(resolve_place(place, key)).expanduser()
+    except ConfigError:
+        return ""
+    return str(path.absolute()) if path.exists() else ""
 
 
 def digest(*parts: object) -> str:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from audiotag.configfile import load_config
-from audiotag.stagekeys import stage_keys, start_paths
+from audiotag.stagekeys import stage_keys, start_path
 from tests.corpora.publishedcorpora import make_esc50, make_speechcommands
 
 
@@ -143,10 +143,10 @@ def test_the_model_to_start_from_is_named_but_no_part_of_a_key(tmp_path, monkeyp
     config = load_config(None, ["init.model=$MY_MODEL"])
     monkeypatch.delenv("MY_MODEL", raising=False)
     without = stage_keys(config)
-    assert start_paths(config) == start_paths(load_config(None)) == []
+    assert start_path(config) == start_path(load_config(None)) == ""
     monkeypatch.setenv("MY_MODEL", str(file))
-    assert start_paths(config) == []
+    assert start_path(config) == ""
     file.write_bytes(b"weights")
-    assert start_paths(config) == [str(file)]
+    assert start_path(config) == str(file)
     assert stage_keys(config) == without
     assert changed(without, stage_keys(load_config(None, [f"init.model={file}"]))) == ["5", "6", "7", "8"]

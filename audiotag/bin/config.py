@@ -10,7 +10,7 @@ from audiotag.commandline import add_config_arguments, config_from_args, make_pa
 from audiotag.configfile import dump_yaml
 from audiotag.configtable import json_schema, reference_table
 from audiotag.errors import run_command
-from audiotag.stagekeys import stage_keys, start_paths
+from audiotag.stagekeys import stage_keys, start_path, teacher_paths
 
 
 def main() -> None:
@@ -58,8 +58,8 @@ def main() -> None:
     print(f"storage {config.features.storage}")
     print(f"noise {'yes' if config.augment.noise else 'no'}")
     print(f"init {'yes' if config.init.model or config.distillation else 'no'}")
-    if starts := start_paths(config):
-        print("start", "\t".join(starts))
+    if models := [path for path in (start_path(config), *teacher_paths(config)) if path]:
+        print("start", "\t".join(models))
     for stage, key in stage_keys(config).items():
         print(stage, key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from audiotag.config import Config
-from audiotag.stagekeys import stage_keys, start_paths
+from audiotag.stagekeys import stage_keys, teacher_paths
 
 TEACHER = {"teachers": ["teacher"]}
 
@@ -48,9 +48,9 @@ def test_teachers_are_part_of_training_and_the_driver_knows_where_they_are(tmp_p
     monkeypatch.setenv("TEACHER", str(teacher))
     places = ["$TEACHER", "$NOT_SET", str(tmp_path)]
     config = Config.model_validate({"distillation": {"teachers": places}})
-    assert start_paths(config) == [str(tmp_path)]
+    assert teacher_paths(config) == [str(tmp_path)]
     keys, plain = stage_keys(config), stage_keys(Config())
     assert [stage for stage in keys if keys[stage] != plain[stage]] == ["5", "6", "7", "8"]
     teacher.write_bytes(b"weights")
-    assert start_paths(config) == [str(teacher), str(tmp_path)]
+    assert teacher_paths(config) == [str(teacher), str(tmp_path)]
     assert stage_keys(config) == keys  # the driver looks at the time of the files
