@@ -42,6 +42,7 @@ logger = logging.getLogger("audiotag.export")
 def main() -> None:
     args = parse_arguments()
     set_up_logging(verbose=args.verbose)
+    check_destination(args)
     model, info, thresholds = open_source(args)
     if args.to == "onnx":
         from audiotag.export.onnx import export_onnx
@@ -85,6 +86,20 @@ def main() -> None:
         # What was written is read back, so that a folder that cannot be used is noticed here.
         load_tagger(args.dest)
     logger.info("exported %s with %d classes to %s", info["weights"], len(model.tagger.labels), args.dest)
+
+
+def check_destination(args: argparse.Namespace) -> None:
+    """Refuse to write over the model itself, or over files by the same names of another format."""
+    if args.model is not None and args.dest.exists() and args.dest.samefile(args.model):
+        raise ConfigError(f"--dest {args.dest} is the model itself: name another folder")
+    described = args.dest / "config.json"
+    if args.to in ("package", "hf") and described.is_file():
+        own = b'"audiotag-model"' in described.read_bytes()
+        if own != (args.to == "package"):
+            raise ConfigError(
+                f"--dest {args.dest} holds a model of another format than {args.to}, whose config.json would "
+                "be written over: name another folder"
+            )
 
 
 def open_source(args: argparse.Namespace) -> tuple[TrainedModel, dict[str, Any], FoundThresholds | None]:

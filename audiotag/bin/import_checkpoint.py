@@ -16,7 +16,7 @@ import logging
 from pathlib import Path
 
 from audiotag.commandline import add_overrides, make_parser
-from audiotag.errors import run_command
+from audiotag.errors import ConfigError, run_command
 from audiotag.export.package import export_package, load_tagger
 from audiotag.interop.formats import FORMATS, read_model
 from audiotag.interop.hub import find_model
@@ -31,6 +31,10 @@ logger = logging.getLogger("audiotag.import_checkpoint")
 def main() -> None:
     args = parse_arguments()
     set_up_logging(verbose=args.verbose)
+    if args.weights != "model" and args.toolkit != "icefall":
+        raise ConfigError(
+            f"--weights {args.weights} is of icefall's checkpoints, not of --from {args.toolkit}"
+        )
     labels = LabelTable.read(args.labels) if args.labels else None
     given = read_overrides(args.overrides)
     path = find_model(args.source, "SOURCE", args.toolkit)
@@ -74,7 +78,8 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="CSV",
         help="its classes: index,mid,display_name, as AudioSet lists them; a model that names its classes "
-        "(hf) gets their MIDs from it; one without head (deit) gets a fresh head for them",
+        "(hf, beats, espnet) gets their MIDs or names from it; one without head (deit, a pre-trained beats) "
+        "gets a fresh head for them",
     )
     parser.add_argument(
         "--weights",

@@ -61,7 +61,7 @@ def prepare_splits(
         notes: further entries for coverage.json.
     """
     listed = {split: rows for split, rows in listed.items() if rows or split != "valid"}
-    if "valid" in listed and settings.valid != "holdout":
+    if "valid" in listed and settings.valid in ("eval", "eval_tenth"):
         raise ConfigError(
             f"corpus.valid is {settings.valid}, but the corpus lists {len(listed['valid'])} clips for valid: "
             "leave the key out, or list them for train"

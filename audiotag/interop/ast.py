@@ -18,7 +18,7 @@ from torch import Tensor
 from audiotag.atomic import atomic_write
 from audiotag.errors import ConfigError
 from audiotag.export.package import TrainedModel
-from audiotag.interop.astsizes import infer_grid, infer_sizes
+from audiotag.interop.astsizes import HEAD_DIM, infer_grid, infer_sizes
 from audiotag.interop.epsilons import Epsilons, measure_other_epsilons
 from audiotag.interop.foreignweights import as_weights, check_fit, find, read_torch_file
 from audiotag.interop.sourcemodel import Hints, SourceModel, complete, make_layout
@@ -73,7 +73,14 @@ def read_ast(path: Path, hints: Hints) -> SourceModel:
     trained_on = dict(CORPORA.get((frames, num_classes), {}))
     corpus, loss = trained_on.pop("corpus", None), trained_on.pop("loss", "bce")
     if corpus:
-        logger.info("%s: taken to be of %s: features normalised by its mean and deviation", path, corpus)
+        logger.warning(
+            "%s: taken to be of %s by its %d frames and %d classes: features are normalised by the mean and "
+            "deviation of that corpus; where it is not, give features.mean and features.std",
+            path,
+            corpus,
+            frames,
+            num_classes,
+        )
     tree = {
         "features": {"preset": PRESET, "target_frames": frames, **trained_on},
         "encoder": {
@@ -114,6 +121,7 @@ def export_ast(folder: Path, model: TrainedModel) -> Path:
             Epsilons.of(encoder),
             difference.in_words(),
         )
+    warn_of_what_is_lost(model)
     path = folder / f"ast_{encoder['freq_stride']}_{encoder['time_stride']}.pth"
     content = io.BytesIO()
     torch.save(foreign_weights(model.tagger.state_dict()), content)
@@ -121,6 +129,23 @@ def export_ast(folder: Path, model: TrainedModel) -> Path:
         file.write(content.getvalue())
     model.tagger.labels.write(folder / "labels.csv")
     return path
+
+
+def warn_of_what_is_lost(model: TrainedModel) -> None:
+    """Say what of a model is not in such a file, so that whoever reads it must know."""
+    encoder, frontend = model.config["encoder"], model.tagger.frontend
+    lost = []
+    if (frontend.mean, frontend.std) != (frontend.preset.mean, frontend.preset.std):
+        lost.append(f"features are normalised by mean {frontend.mean} and deviation {frontend.std}")
+    if model.loss == "ce":
+        lost.append("probabilities are a softmax over the classes, not sigmoids")
+    if encoder["embed_dim"] != HEAD_DIM * encoder["num_heads"]:
+        lost.append(f"it has {encoder['num_heads']} attention heads")
+    if lost:
+        logger.warning(
+            "the file does not say, and its readers must be told: %s; --to package and --to hf keep it",
+            "; ".join(lost),
+        )
 
 
 def foreign_weights(own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -140,6 +140,10 @@ def check_exportable(format: str, model: TrainedModel) -> None:
             f"--to {format}: others compute features of preset {PRESET}, this model's are of "
             f"{model.config['features']['preset']}"
         )
+    if frontend.mean is None:
+        raise ConfigError(
+            f"--to {format}: others always normalise the features, which this model does not take normalised"
+        )
     if (frontend.mean, frontend.std) != (preset.mean, preset.std) and format == "beats":
         logger.warning(
             "the original normalises features by mean %g and deviation %g unless its callers say otherwise, "

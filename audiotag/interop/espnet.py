@@ -62,9 +62,9 @@ def read_espnet(path: Path, hints: Hints) -> SourceModel:
     weights = with_one_table({original_name(name, file): value for name, value in used.items()}, file)
     cfg = {**pretrained_fields(settings, file), **section(settings, "beats_config", file)}
     # ESPnet's own head has another dropout, and none in its recipe.
-    fields = read_fields({"predictor_dropout": 0.0, **cfg}, weights, hints.encoder, file)
+    fields = read_fields({**cfg, "predictor_dropout": 0.0}, weights, hints.encoder, file)
     kind = section(config, "model_conf", file).get("classification_type", "multi-label")
-    if kind not in LOSSES:
+    if not isinstance(kind, str) or kind not in LOSSES:
         raise CheckpointError(
             f"{file}: its classification_type is {kind!r}; {' and '.join(LOSSES)} are known here"
         )
@@ -154,10 +154,12 @@ def read_tokens(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: 
     tokens = config.get("token_list")
     if isinstance(tokens, str):
         listed = path.parent / tokens
-        tokens = listed.read_text(encoding="utf-8").split("\n") if listed.is_file() else None
+        tokens = read_lines(listed) if listed.is_file() else None
     if tokens is None:
         logger.warning("%s: there is no list of its classes: give one in its own order with --labels", path)
         return None
+    if not isinstance(tokens, list):
+        raise CheckpointError(f"{path.with_name(CONFIG_FILE)}: its token_list is neither a list nor a file")
     count = len(weights["predictor.bias"])
     names = [str(token).strip() for token in tokens]
     names = [name for name in names if name and not (name.startswith("<") and name.endswith(">"))]
@@ -166,6 +168,14 @@ def read_tokens(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: 
             f"{path.with_name(CONFIG_FILE)}: its token_list has {len(set(names))} classes, the head {count}"
         )
     return LabelTable([Label(i, name, name.replace("_", " ")) for i, name in enumerate(names)])
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file of classes."""
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: not UTF-8") from None
 
 
 def export_espnet(folder: Path, model: TrainedModel) -> Path:

@@ -49,12 +49,20 @@ FORMATS = {
 
 def read_model(path: Path, name: str, hints: Hints) -> SourceModel:
     """The model of a file or folder; the format `auto` finds out which it is of."""
-    return FORMATS[find_format(path) if name == "auto" else name].read(path, hints)
+    entry = FORMATS[find_format(path) if name == "auto" else name]
+    try:
+        return entry.read(path, hints)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        # Shapes and values are used before all of them are compared with those of a whole model.
+        raise CheckpointError(
+            f"{path}: damaged, or not {entry.what} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def find_format(path: Path) -> str:
     """The name of the format that a file or folder is of."""
-    if path.is_dir() and any(path.glob("*.pth")):  # ESPnet's
+    is_described = (path / "config.json").exists()
+    if path.is_dir() and not is_described and any(path.glob("*.pth")):  # ESPnet's
         content: Any = read_torch_file(find_file(path))
     elif path.is_dir():
         try:

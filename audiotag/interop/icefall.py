@@ -144,7 +144,7 @@ def infer_stack(
         shape(f"{name}.weight")[0]
         for name in ("self_attn_weights.linear_pos", "self_attn_weights.in_proj", "self_attn1.in_proj")
     )
-    heads = given.get("num_heads") or positions // given.get("pos_head_dim", POS_HEAD_DIM)
+    heads = given.get("num_heads") or positions // (given.get("pos_head_dim") or POS_HEAD_DIM)
     # Whatever does not divide is found when the weights are compared with the model.
     heads = heads if isinstance(heads, int) and heads > 0 else 1
     pos_head_dim = max(1, positions // heads)

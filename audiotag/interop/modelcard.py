@@ -117,7 +117,7 @@ def numbers(own: Epsilons, eps: float, difference: Difference | None) -> str:
     else:
         lines.append(f"LayerNorm eps are {eps:g}, as in training.")
     lines.append(
-        "In training the mean of each clip was subtracted from its samples. The feature extractor does not "
+        "audiotag subtracts the mean of each clip from its samples. The feature extractor does not "
         "do that; since it removes the mean of every frame, log-mel values change by a few 1e-4 at most."
     )
     return "\n\n".join(lines)

@@ -188,6 +188,8 @@ def choose_head(
         unknown = [label.name for label, row in zip(tagger.labels, rows, strict=True) if row is None]
         more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         why = f"the model does not know {', '.join(unknown[:MAX_NAMED])}{more}"
+    elif len(set(rows)) < len(rows):
+        why = "two classes here are one there"
     elif head == "auto" and len(rows) != source.num_classes:
         why = f"{len(rows)} classes here, {source.num_classes} there"
     if why and head == "keep":

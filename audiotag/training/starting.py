@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 KEY = "init.model"
 # Settings that weights may not tell, which are then taken from the configuration; by encoder.
-UNTOLD = {"ast": ("num_heads", "freq_stride", "time_stride"), "zipformer": ("pos_head_dim",)}
+UNTOLD = {
+    "ast": ("num_heads", "freq_stride", "time_stride"),
+    "zipformer": ("pos_head_dim",),
+    "beats": ("deep_norm", "max_distance"),
+}
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,11 @@ def test_how_the_model_was_trained_and_what_it_is_of_are_recorded(run, tmp_path)
     state["provenance"] = {"git": "0123", "torch": "2.11"}
     save_checkpoint(path, state)
     info = run()["eval_eval_epoch1"]
-    assert info["training"] == {"processes": 4, "provenance": {"git": "0123", "torch": "2.11"}}
+    assert info["training"] == {
+        "processes": 4,
+        "provenance": {"git": "0123", "torch": "2.11"},
+        "init": None,
+    }
     assert (info["kind"], info["between"], info["averaged"]) == ("model", False, {})
     chosen = choose_weights(tmp_path / "exp", WeightChoice())
     save_checkpoint(tmp_path / "exp" / "averaged-a.pt", averaged_checkpoint(chosen))

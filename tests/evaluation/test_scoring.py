@@ -71,7 +71,7 @@ def test_scores_of_a_model_trained_over_the_classes_are_odds_of_its_softmax(tagg
 
 
 def test_every_encoder_says_whether_batches_matter(tagger):
-    assert set(ENCODERS) == {"ast", "zipformer"}, (
+    assert set(ENCODERS) == {"ast", "zipformer", "beats"}, (
         "test the new encoder as above, if it is independent of the batch"
     )
     assert isinstance(tagger.encoder.batch_independent, bool)

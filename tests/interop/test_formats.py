@@ -57,6 +57,31 @@ def test_every_format_is_recognised(tmp_path, name):
     assert source.loss == ("ce" if name == "audiotag" else "bce")
 
 
+def test_a_folder_with_a_description_is_not_espnets(tmp_path):
+    """Trainers of transformers leave rng_state.pth beside the model."""
+    folder = write(tmp_path / "model", "hf")
+    torch.save({"cpu": torch.zeros(3)}, folder / "rng_state.pth")
+    assert find_format(folder) == "hf"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"v.pos_embed": torch.zeros(())},
+        {"v.cls_token": torch.zeros(1, 1, 0)},
+        {"mlp_head.1.bias": torch.zeros(())},
+        {7: torch.zeros(3)},
+    ],
+)
+def test_shapes_that_no_model_has_are_refused_in_a_line(tmp_path, broken):
+    path = write(tmp_path / "model", "ast")
+    state = torch.load(path, weights_only=True)
+    named = {key if isinstance(key, int) else f"module.{key}": value for key, value in broken.items()}
+    torch.save({**state, **named}, path)
+    with pytest.raises(CheckpointError, match=str(path)):
+        read_model(path, "ast", Hints({"num_heads": 2}))
+
+
 def test_own_checkpoints_are_recognised(tmp_path):
     save_checkpoint(tmp_path / "epoch-1.pt", tiny_checkpoint(seed=1))
     assert find_format(tmp_path / "epoch-1.pt") == "audiotag"

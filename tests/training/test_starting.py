@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
 from audiotag.config import Config
 from audiotag.configinit import Init
@@ -15,9 +16,11 @@ from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.export.package import TrainedModel
 from audiotag.interop.ast import export_ast
+from audiotag.interop.espnet import export_espnet
 from audiotag.tagger import build_tagger
 from audiotag.training.checkpoint import save_checkpoint
 from audiotag.training.starting import begin_with, check_same_start, locate_start, read_start
+from tests.export.models import small_model
 from tests.interop.asts import random_deit
 from tests.tiny import TINY, tiny_checkpoint, tiny_config, tiny_labels, tiny_tagger
 
@@ -71,6 +74,21 @@ def test_what_weights_do_not_tell_comes_from_the_configuration(tmp_path):
     # It does not name its classes, so the head is fresh.
     assert origin["fresh"] == ["head with its LayerNorm (the model does not name its classes)"]
     assert torch.equal(tagger.head.weight, fresh(config).head.weight)
+
+
+def test_what_a_beats_of_espnet_does_not_tell_comes_from_the_configuration(tmp_path):
+    model = small_model("beats")
+    file = export_espnet(tmp_path, model)
+    path = tmp_path / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    for name in ("deep_norm", "max_distance"):
+        del content["encoder_conf"]["beats_config"][name]
+    path.write_text(yaml.safe_dump(content))
+    config = Config.model_validate({**model.config, "init": {"model": str(file), "head": "keep"}})
+    tagger = fresh(config, model.tagger.labels)
+    begin_with(read_start(config, WORLD), tagger, config)
+    for name, value in model.tagger.state_dict().items():
+        assert torch.equal(tagger.state_dict()[name], value), name
 
 
 def test_imagenet_weights(tmp_path):

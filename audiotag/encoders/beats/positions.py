@@ -78,6 +78,8 @@ class RelativeBias(nn.Module):
         reach = self.max_distance
         offsets = torch.arange(1 - num_tokens, num_tokens, device=self.weight.device)
         values = self.weight[self.buckets[offsets.clamp(-reach, reach) + reach]].T
+        if not isinstance(num_tokens, Tensor) and num_tokens == 1:
+            return values[:, :, None]
         # Offset j - i stands at N-1 + j-i of each row. Where rows are cut one shorter, from N-1 on, it stands
         # in column j of row i.
         rows = values[:, None].expand(-1, num_tokens, -1).flatten(1)
