@@ -14,7 +14,7 @@ from audiotag.benchmarks import ast
 from audiotag.bin import benchmark_ast
 from audiotag.configfile import load_config
 from audiotag.errors import ConfigError, TrainingError
-from audiotag.stopwatch import Stopwatch
+from audiotag.stopwatch import PeakMemory, Stopwatch
 
 CONFIG = """
 features: {preset: ast128, target_frames: 64}
@@ -81,7 +81,9 @@ def test_the_command_prints_tables_and_writes_figures(config, tmp_path, monkeypa
     given = ["--config", str(tmp_path / "config.yaml"), "--batch-size", "2", "--rounds", "2", "--amp", "bf16"]
     given += ["--compile", "off", "--device", "cpu", "--json", str(tmp_path / "figures.json")]
     monkeypatch.setattr(sys, "argv", ["benchmark_ast", *given])
+    much = torch.ones(2**28)  # what this process holds, or held, is not part of what the others need
     benchmark_ast.main()
+    assert PeakMemory(CPU).read_mib() > much.nbytes / 2**20
     output = capsys.readouterr().out
     assert re.search(r"^\| 16 \| 8 x 4 \| 34 \|", output, re.MULTILINE)
     for kind in ("forward", "training step"):
@@ -91,7 +93,7 @@ def test_the_command_prints_tables_and_writes_figures(config, tmp_path, monkeypa
     figures = json.loads((tmp_path / "figures.json").read_text())
     for row in figures["speed"]:
         assert row["ours"]["median"] > 0 and row["mfu"] == {"ours": None, "theirs": None}
-        assert all(50 < row["memory_mib"][who] < 100_000 for who in ("ours", "theirs"))
+        assert all(50 < row["memory_mib"][who] < 1024 for who in ("ours", "theirs"))
 
 
 def test_only_an_ast_has_such_a_twin(tmp_path, monkeypatch):
