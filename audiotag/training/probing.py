@@ -24,7 +24,7 @@ from audiotag.distributed import World
 from audiotag.errors import ConfigError
 from audiotag.evaluation.scoring import AMP_DTYPES, evaluation_mode, model_inputs
 from audiotag.frontend import Frontend
-from audiotag.provenance import collect_provenance, weights_digest
+from audiotag.provenance import collect_provenance, file_digest, weights_digest
 from audiotag.tagger import Tagger
 from audiotag.training.hearing import BLOCK_CLIPS, HeardClips, Hearer, fill_store
 from audiotag.training.signals import StopRequest
@@ -86,7 +86,7 @@ def use_embeddings(
         split: which clips these are.
         amp: precision of the encoder: off, fp16 or bf16.
     """
-    store, info = describe_store(dataset, config, tagger, data_dir, split, amp)
+    store, info = describe_store(dataset, config, tagger, data_dir, world, split, amp)
     heard = HeardClips(dataset.manifest, storage=config.features.storage, num_classes=dataset.num_classes)
     hearer = Hearer(
         lambda batch: embeddings_of(batch, tagger, world.device, amp),
@@ -101,13 +101,15 @@ def use_embeddings(
 
 
 def describe_store(
-    dataset: ClipDataset, config: Config, tagger: Tagger, data_dir: Path, split: str, amp: str
+    dataset: ClipDataset, config: Config, tagger: Tagger, data_dir: Path, world: World, split: str, amp: str
 ) -> tuple[RowStore, dict[str, Any]]:
     """Where embeddings belong, and what they are made of: another encoder or clip gives another place."""
     sections = config.model_dump(mode="json", include={"features", "encoder"})
+    paths = dataset.manifest.paths
     info = {
         "encoder": weights_digest(tagger.encoder.state_dict(), sections),
         "clips": describe_clips(dataset.manifest),
+        "manifests": world.gather([file_digest(path) for path in paths] if world.is_main else None)[0],
         "padding": config.data.length_multiple_s,
         # Clips in a batch with others may be heard otherwise.
         "batch_size": None if tagger.encoder.batch_independent else config.evaluation.batch_size,
