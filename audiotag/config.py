@@ -200,6 +200,30 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _frozen_encoders_hear_clips_once(self) -> Config:
+        if not self.encoder.freeze:
+            return self
+        senseless = {
+            **{f"augment.{name}": value is not None for name, value in self.augment},
+            "encoder.last_layer_only": getattr(self.encoder, "last_layer_only", False),
+            "encoder.gradient_decay": getattr(self.encoder, "gradient_decay", 1.0) != 1.0,
+            "optimizer.layer_decay": self.optimizer.layer_decay != 1.0,
+            "training.freeze": any(
+                name.split(".")[0] == "encoder" for part in self.training.freeze for name in part.modules
+            ),
+            "distillation.mode online": self.distillation and self.distillation.mode == "online",
+            "data.max_duration_s auto": self.data.max_duration_s == "auto",
+        }
+        if wrong := [key for key, found in senseless.items() if found]:
+            raise ValueError(
+                f"encoder.freeze trains the head alone, on embeddings of clips that are heard once and "
+                f"unchanged, which {' and '.join(wrong)} {'has' if len(wrong) == 1 else 'have'} no part in: "
+                "leave it out, or, to have the encoder hear every batch, leave encoder.freeze out and set "
+                "training.freeze to [{modules: [encoder]}]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _configured_batches_have_a_duration(self) -> Config:
         if self.training.batch_count == "configured" and self.data.max_duration_s is None:
             raise ValueError(

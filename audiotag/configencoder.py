@@ -11,7 +11,15 @@ from audiotag.configbase import Count, Fraction, Positive, Section
 PerStack = Annotated[list[Count], Field(min_length=1)] | Count
 
 
-class AstEncoder(Section):
+class FreezableEncoder(Section):
+    """What all encoders share."""
+
+    freeze: bool = False
+    """A probe: the encoder stays as it begins, each clip's mean embedding is computed once and kept on disk,
+    and the head alone is trained on these. Augmentation and what is about training an encoder are refused."""
+
+
+class AstEncoder(FreezableEncoder):
     """Audio Spectrogram Transformer of any size and stride."""
 
     name: Literal["ast"] = "ast"
@@ -50,7 +58,7 @@ class AstEncoder(Section):
         return self
 
 
-class ZipformerEncoder(Section):
+class ZipformerEncoder(FreezableEncoder):
     """Zipformer of any size: stacks of layers at several frame rates.
 
     Settings of the stacks are lists with a value for each; one number stands for all.
@@ -108,7 +116,7 @@ def as_list(value: list[int] | int, number: int) -> list[int]:
     return value * (number // len(value)) if isinstance(value, list) else [value] * number
 
 
-class BeatsEncoder(Section):
+class BeatsEncoder(FreezableEncoder):
     """BEATs of any size: a transformer over patches whose attention knows their distance."""
 
     name: Literal["beats"] = "beats"

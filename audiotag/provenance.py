@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 import audiotag
 
@@ -44,6 +49,15 @@ def file_digest(path: Path) -> str:
         while chunk := file.read(CHUNK):
             value.update(chunk)
     return value.hexdigest()
+
+
+def weights_digest(weights: Mapping[str, Tensor], about: object) -> str:
+    """A hash of tensors, by their names, and of what else tells a model from others, which JSON can hold."""
+    value = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        value.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        value.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return value.hexdigest()[:32]
 
 
 def git_state(folder: Path) -> str:

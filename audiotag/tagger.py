@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiotag.encoders.registry import build_encoder
+from audiotag.encoders.registry import build_encoder, encoder_settings
 from audiotag.errors import ConfigError, DataError
 from audiotag.frontend import Frontend, sequence_mask
 from audiotag.labels import LabelTable
@@ -41,11 +41,16 @@ class Tagger(nn.Module):
         self.head = nn.Linear(dim, len(labels))
 
     def forward(
-        self, x: Tensor, lengths: Tensor, frames: bool = False, pooled: bool = False
+        self, x: Tensor, lengths: Tensor | None, frames: bool = False, pooled: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Waveforms (B,S) with lengths (B,) in samples, or finished features (B,T,F) with lengths in
         frames, to logits (B,C); `frames=True` gives those of every embedding, (B,S',C), `pooled=True` also
-        the mean embedding of each clip, (B,D)."""
+        the mean embedding of each clip, (B,D).
+
+        Without lengths, x are such mean embeddings, to which only the head is left to apply.
+        """
+        if lengths is None:
+            return self.from_embeddings(x)
         if x.dim() == 2:
             x, lengths = self.frontend(x, lengths)
         elif x.dim() != 3:
@@ -67,8 +72,13 @@ class Tagger(nn.Module):
             if frames:
                 return self.head(self.head_norm(y))
             mean = masked_mean(y, lengths)
-            logits = self.head(self.head_norm(mean))
+            logits = self.from_embeddings(mean)
             return (logits, mean) if pooled else logits
+
+    def from_embeddings(self, mean: Tensor) -> Tensor:
+        """Mean embeddings (B,D) of clips to logits (B,C), in the precision of the weights."""
+        with torch.autocast(mean.device.type, enabled=False):
+            return self.head(self.head_norm(mean))
 
 
 def masked_mean(y: Tensor, lengths: Tensor) -> Tensor:
@@ -80,15 +90,13 @@ def masked_mean(y: Tensor, lengths: Tensor) -> Tensor:
 def build_tagger(features: dict[str, Any], encoder: dict[str, Any], labels: LabelTable) -> Tagger:
     """A tagger with fresh weights from the `features` and `encoder` sections of a configuration."""
     frontend = build_frontend(features)
-    settings = dict(encoder)
-    head_norm_eps = settings.pop("head_norm_eps", None)
     body = build_encoder(
-        settings.pop("name"),
+        encoder["name"],
         num_mel_bins=frontend.num_mel_bins,
         target_frames=frontend.target_frames,
-        **settings,
+        **encoder_settings(encoder),
     )
-    return Tagger(frontend, body, labels, head_norm_eps)
+    return Tagger(frontend, body, labels, encoder.get("head_norm_eps"))
 
 
 def build_frontend(features: dict[str, Any]) -> Frontend:

@@ -46,6 +46,12 @@ class Manifest(Protocol):
     def record(self, index: int) -> dict[str, Any]: ...
 
 
+class ClipEmbeddings(Protocol):
+    """What a frozen encoder makes of clips, such as `StoredEmbeddings`."""
+
+    def __call__(self, position: int, clip_id: str) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Failure:
     """An error that a worker hands over: raised there, it would come with the worker's traceback."""
@@ -55,6 +61,8 @@ class Failure:
 
 class ClipDataset(Dataset):
     """Maps an array of clip positions to a batch of these clips, whole; one that cannot be read is an error.
+
+    Once `embeddings` is set, `inputs` (B,D) are those of a frozen encoder, and `lengths` is None.
 
     Args:
         manifest: the cuts.
@@ -78,6 +86,7 @@ class ClipDataset(Dataset):
         per_second = FRAMES_PER_SECOND if self.stored else SAMPLING_RATE
         self.length_multiple = max(1, round((length_multiple_s or 0.0) * per_second))
         self.has_unlabelled = len(manifest.unlabelled_ids) > 0
+        self.embeddings: ClipEmbeddings | None = None
 
     def __getitem__(self, item: Any) -> Batch | Failure:
         try:
@@ -96,7 +105,10 @@ class ClipDataset(Dataset):
         return {**self.collate(positions, rows), "positions": torch.tensor(positions, dtype=torch.int64)}
 
     def read(self, position: int, longest_s: float | None = None, chance: Chance | None = None) -> np.ndarray:
-        """Samples (S,) or features (T,F) of a clip, or of a random stretch of it; errors name the clip."""
+        """Samples (S,) or features (T,F) of a clip, or of a random stretch of it, or its embedding (D,);
+        errors name the clip."""
+        if self.embeddings is not None:
+            return self.embeddings(position, self.manifest.id(position))
         return self.read_by(load_stretch, position, longest_s=longest_s, chance=chance)
 
     def read_by(self, load: Callable[..., np.ndarray], position: int, **options: Any) -> np.ndarray:
@@ -114,7 +126,7 @@ class ClipDataset(Dataset):
         inputs, lengths = rows.finish()
         return {
             "inputs": inputs,
-            "lengths": lengths,
+            "lengths": lengths if self.embeddings is None else None,
             "labels": self.multi_hot(positions),
             "ids": [self.manifest.id(position) for position in positions],
         }

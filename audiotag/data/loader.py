@@ -57,6 +57,11 @@ class Loader:
     def __init__(self, batches: DataLoader) -> None:
         self._batches = batches
 
+    @property
+    def dataset(self) -> ClipDataset:
+        """What makes the batches."""
+        return self._batches.dataset
+
     def __len__(self) -> int:
         return len(self._batches)
 

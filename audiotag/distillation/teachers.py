@@ -5,8 +5,6 @@ Shapes: B clips, T frames, F mel bins, C classes of the student, E width of a te
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from audiotag.interop.sourcemodel import Hints
 from audiotag.labels import LabelTable
 from audiotag.places import resolve_place
 from audiotag.prediction.model import chosen_model, run_config
+from audiotag.provenance import weights_digest
 from audiotag.training.averaging import choose_weights
 
 KEY = "distillation.teachers"
@@ -189,10 +188,5 @@ def teacher_columns(labels: LabelTable, model: TrainedModel, place: Path) -> lis
 
 def model_digest(model: TrainedModel) -> str:
     """A hash of all that a model's scores depend on."""
-    value = hashlib.sha256()
     description = {**model.config, "loss": model.loss, "labels": model.tagger.labels.to_rows()}
-    value.update(json.dumps(description, sort_keys=True).encode())
-    for name, tensor in sorted(model.tagger.state_dict().items()):
-        value.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        value.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return value.hexdigest()[:32]
+    return weights_digest(model.tagger.state_dict(), description)

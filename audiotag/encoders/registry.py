@@ -18,7 +18,7 @@ An encoder may also have
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -27,6 +27,11 @@ from audiotag.encoders.ast import Ast
 from audiotag.encoders.beats.encoder import Beats
 from audiotag.encoders.zipformer.encoder import Zipformer
 from audiotag.errors import ConfigError
+
+
+def encoder_settings(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an encoder of the configuration's `encoder` section, which holds others beside."""
+    return {key: value for key, value in section.items() if key not in ("name", "freeze", "head_norm_eps")}
 
 
 def build_encoder(name: str, *, num_mel_bins: int, target_frames: int | None, **kwargs: Any) -> nn.Module:

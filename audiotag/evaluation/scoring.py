@@ -165,9 +165,14 @@ def check_finite(scores: Scores, tagger: Tagger, amp: str) -> None:
 
 
 @torch.no_grad()
-def model_inputs(frontend: Frontend, batch: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finished features (B,T,F) and lengths (B,) on the device, from waveforms or stored features."""
+def model_inputs(
+    frontend: Frontend, batch: dict, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Finished features (B,T,F) and lengths (B,) on the device, from waveforms or stored features; stored
+    embeddings (B,D) as they are, without lengths."""
     inputs = batch["inputs"].to(device, non_blocking=True)
+    if batch["lengths"] is None:
+        return inputs, None
     lengths = batch["lengths"].to(device, non_blocking=True)
     if inputs.ndim == 2:
         return frontend(inputs, lengths)

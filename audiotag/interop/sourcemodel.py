@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audiotag.configfile import validate
-from audiotag.encoders.registry import build_encoder
+from audiotag.encoders.registry import build_encoder, encoder_settings
 from audiotag.labels import LabelTable
 from audiotag.tagger import build_frontend
 
@@ -75,11 +75,10 @@ def complete(tree: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str
 def make_layout(features: Mapping[str, Any], encoder: Mapping[str, Any]) -> nn.Module:
     """The encoder that two sections describe, on the meta device."""
     frontend = build_frontend(dict(features))
-    settings = {name: value for name, value in encoder.items() if name not in ("name", "head_norm_eps")}
     with torch.device("meta"):
         return build_encoder(
             encoder["name"],
             num_mel_bins=frontend.num_mel_bins,
             target_frames=frontend.target_frames,
-            **settings,
+            **encoder_settings(encoder),
         )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiotag.errors import ConfigError
 from audiotag.interop.sourcemodel import SourceModel
@@ -17,8 +16,11 @@ from audiotag.tagger import Tagger
 
 logger = logging.getLogger(__name__)
 
-BLOCK = re.compile(r"blocks\.(\d+)\.")
 MAX_NAMED = 3
+# Settings beside eps that change what the same weights compute, which shapes do not always show: BEATs'.
+TELLING = ("deep_norm", "max_distance", "gated_bias")
+# A setting of training, which says nothing of weights.
+OF_TRAINING = "freeze"
 
 
 @dataclass
@@ -59,7 +61,16 @@ def transfer_weights(
         for name, value in source.weights.items()
         if name.startswith("encoder.")
     }
-    body = choose_blocks(theirs, tagger, source, layers, transfer)
+    start = block_prefix(tagger.encoder) if "depth" in encoder else None
+    if start is not None:
+        body = choose_blocks(theirs, tagger, source, start, layers, transfer)
+    elif layers is None:
+        body = theirs
+    else:
+        raise ConfigError(
+            "init.layers needs an encoder made of blocks that are all alike, which "
+            f"{type(tagger.encoder).__name__} is not"
+        )
     if hasattr(tagger.encoder, "adapt_weights"):
         body, transfer.adapted = tagger.encoder.adapt_weights(body, source.layout)
     check_shapes(tagger.encoder.state_dict(), body, differing, source)
@@ -80,15 +91,21 @@ def compare_settings(encoder: Mapping[str, Any], source: SourceModel) -> list[st
     differing = {
         name: f"encoder.{name} is {value}, there {source.encoder[name]}"
         for name, value in encoder.items()
-        if name in source.encoder and not is_same(value, source.encoder[name])
+        if name in source.encoder and name != OF_TRAINING and not is_same(value, source.encoder[name])
     }
-    epsilons = [name for name in differing if name.endswith("_eps")]
-    if epsilons:
+    telling = {name: differing[name] for name in differing if name.endswith("_eps") or name in TELLING}
+    if telling:
         logger.warning(
-            "LayerNorm eps other than those of %s change its outputs: %s; to have its own, set %s",
+            "settings other than those of %s change what its weights compute: %s; to have its own, set %s",
             source.path,
-            ", ".join(differing.pop(name) for name in epsilons),
-            ", ".join(f"encoder.{name}={source.encoder[name]:g}" for name in epsilons),
+            ", ".join(telling.values()),
+            ", ".join(f"encoder.{name}={str(source.encoder[name]).lower()}" for name in telling),
+        )
+    if "depth" in differing and encoder.get("deep_norm") and source.encoder.get("deep_norm"):
+        logger.warning(
+            "DeepNorm scales residuals by the number of layers, which is not that of %s: %s",
+            source.path,
+            differing["depth"],
         )
     heads = [name for name in differing if "head" in name]
     if heads:
@@ -96,8 +113,8 @@ def compare_settings(encoder: Mapping[str, Any], source: SourceModel) -> list[st
             f"the weights of {source.path} are of other attention heads: "
             + ", ".join(differing[name] for name in heads)
         )
-    if differing:
-        logger.info("other settings than those of %s: %s", source.path, ", ".join(differing.values()))
+    if others := [words for name, words in differing.items() if name not in telling]:
+        logger.info("other settings than those of %s: %s", source.path, ", ".join(others))
     return list(differing.values())
 
 
@@ -109,15 +126,23 @@ def is_same(ours: Any, theirs: Any) -> bool:
     return plain[0] == plain[1]
 
 
+def block_prefix(encoder: nn.Module) -> str:
+    """What the names of an encoder's blocks begin with, before their numbers."""
+    names = {id(module): name for name, module in encoder.named_modules()}
+    (prefix,) = {names[id(block)].removesuffix(str(index)) for index, block in enumerate(encoder.blocks)}
+    return prefix
+
+
 def choose_blocks(
     theirs: Mapping[str, Tensor],
     tagger: Tagger,
     source: SourceModel,
+    prefix: str,
     layers: Sequence[int] | None,
     transfer: Transfer,
 ) -> dict[str, Tensor]:
     """The encoder's weights with the chosen blocks, renumbered; all as they are without a choice."""
-    depth, wanted = (count_blocks(names) for names in (theirs, tagger.encoder.state_dict()))
+    depth, wanted = len({number_of(name, prefix) for name in theirs} - {None}), len(tagger.encoder.blocks)
     if layers is None:
         if depth != wanted:
             raise ConfigError(
@@ -125,22 +150,18 @@ def choose_blocks(
                 "choose among them"
             )
         return dict(theirs)
-    if not wanted:
-        raise ConfigError(
-            f"init.layers needs an encoder made of blocks, which {type(tagger.encoder).__name__} is not"
-        )
     if len(layers) != wanted:
         raise ConfigError(f"init.layers names {len(layers)} blocks, but encoder.depth is {wanted}")
     if max(layers) >= depth:
         raise ConfigError(
             f"init.layers names block {max(layers)}, but the model in {source.path} has {depth}, from 0 on"
         )
-    body = {name: value for name, value in theirs.items() if not BLOCK.match(name)}
+    body = {name: value for name, value in theirs.items() if number_of(name, prefix) is None}
     for new, old in enumerate(layers):
-        start = f"blocks.{old}."
+        start = f"{prefix}{old}."
         for name, value in theirs.items():
             if name.startswith(start):
-                body[f"blocks.{new}.{name.removeprefix(start)}"] = value
+                body[f"{prefix}{new}.{name.removeprefix(start)}"] = value
     transfer.taken.append(f"blocks {', '.join(map(str, layers))}")
     left = sorted(set(range(depth)) - set(layers))
     if left:
@@ -148,9 +169,9 @@ def choose_blocks(
     return body
 
 
-def count_blocks(names: Mapping[str, Tensor]) -> int:
-    """Blocks of an encoder by the names of its tensors."""
-    return len({match[1] for match in map(BLOCK.match, names) if match})
+def number_of(name: str, prefix: str) -> int | None:
+    """The block that a tensor belongs to; None where it is in none."""
+    return int(name.removeprefix(prefix).partition(".")[0]) if name.startswith(prefix) else None
 
 
 def check_shapes(

@@ -35,15 +35,15 @@ class StepInput:
     """One batch as the model gets it, after augmentation.
 
     Args:
-        features: (B,T,F), normalised.
-        lengths: (B,) in frames.
+        features: (B,T,F), normalised; or the embeddings (B,D) of a frozen encoder.
+        lengths: (B,) in frames; None of embeddings.
         targets: (B,C), or more columns where the loss takes what teachers say behind the labels.
         ids: of the B clips.
         seed: of the random choices in the model, dropout and the like.
     """
 
     features: Tensor
-    lengths: Tensor
+    lengths: Tensor | None
     targets: Tensor
     ids: list[str]
     seed: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from audiotag.config import Config
 from audiotag.configfile import dump_yaml
 from audiotag.data.batching import BatchPlan
 from audiotag.data.index import IndexedManifest
+from audiotag.data.loader import Loader, TrainingLoader
 from audiotag.data.normalization import warn_of_foreign_normalization
 from audiotag.data.splits import open_split, read_coverage, read_labels
 from audiotag.distillation.hearing import stored_targets
@@ -46,6 +48,7 @@ from audiotag.training.loaders import (
 )
 from audiotag.training.meter import Meter
 from audiotag.training.position import derive_seed
+from audiotag.training.probing import Unaugmented, use_embeddings
 from audiotag.training.profiling import make_profiler
 from audiotag.training.restoring import restore_parts, restored_position
 from audiotag.training.resume import check_same_run, find_checkpoint, fingerprint, set_aside, set_aside_newer
@@ -64,6 +67,8 @@ logger = logging.getLogger(__name__)
 
 # Keys of `training` that decide, beside the model and the optimiser, how much memory a batch takes.
 MEMORY_KEYS = ("amp", "compile", "activation_checkpointing", "ema", "running_average", "swa")
+
+FROZEN_ENCODER = [{"modules": ["encoder"], "epochs": None}]
 
 
 @dataclass(frozen=True)
@@ -128,10 +133,12 @@ def prepare_trainer(
     if teachers is not None and config.distillation.mode == "stored":
         dataset = train_loader.dataset
         dataset.targets = stored_targets(config, dataset.manifest, data_dir, labels, teachers, world, stop)
+    if config.encoder.freeze:
+        hear_all(config, tagger, train_loader, valid_loader, data_dir, world, stop)
     writer = open_curves(exp_dir, config, record, state, world)
     settings = config.training
     peak = peak_flops(world.device, settings.amp, settings.peak_tflops)
-    flops = BatchFlops(tagger) if peak else None
+    flops = BatchFlops(tagger) if peak and not config.encoder.freeze else None
     meter = Meter(world.device, peak)
     trainer = Trainer(
         **parts,
@@ -208,10 +215,30 @@ def build_parts(
         "schedule": build_schedule(section["schedule"], total_steps, steps_per_epoch),
         "steps_per_epoch": steps_per_epoch,
         "averages": WeightAverages(tagger, settings["ema"], settings["running_average"], settings["swa"]),
-        "freezer": Freezer(tagger, settings["freeze"]),
-        "augmenter": augmenter,
+        "freezer": Freezer(tagger, settings["freeze"] + FROZEN_ENCODER * config.encoder.freeze),
+        "augmenter": Unaugmented() if config.encoder.freeze else augmenter,
         "scoreboard": Scoreboard(settings["best_metric"], settings["min_delta"]),
     }
+
+
+def hear_all(
+    config: Config,
+    tagger: Tagger,
+    train_loader: TrainingLoader,
+    valid_loader: Callable[[], Loader] | None,
+    data_dir: Path,
+    world: World,
+    stop: StopRequest,
+) -> None:
+    """Have the loaders give the frozen encoder's embeddings; windows are heard at each validation."""
+    if config.init.model is None:
+        logger.warning(
+            "encoder.freeze keeps an encoder of random weights: init.model names a trained one to start from"
+        )
+    where = (config, tagger, data_dir, world, stop)
+    use_embeddings(train_loader.dataset, *where, split="train", amp=config.training.amp)
+    if valid_loader is not None and config.evaluation.window_s is None:
+        use_embeddings(valid_loader().dataset, *where, split="valid", amp=config.evaluation.amp)
 
 
 def take_folder(

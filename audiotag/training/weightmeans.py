@@ -18,9 +18,15 @@ Weights = dict[str, Tensor]
 # What may differ between models whose weights are averaged: it changes training or where features come from.
 FREE_FEATURES = ("storage",)
 FREE_ENCODER = (
+    "freeze",
     "dropout",
+    "input_dropout",
     "attention_dropout",
+    "activation_dropout",
     "drop_path",
+    "layer_drop",
+    "gradient_decay",
+    "last_layer_only",
     "output_dropout",
     "warmup_batches",
     "encoder_unmasked_dim",

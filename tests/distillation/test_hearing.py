@@ -125,7 +125,7 @@ def test_another_teacher_has_scores_of_its_own(hear, taught, tmp_path):
         scores.append({path: path.read_bytes() for path in folder.glob("changing-*/scores.npy")})
     assert len(scores[1]) == 2 and scores[0].items() <= scores[1].items()
     assert len(set(scores[1].values())) == 2
-    assert "of other teachers of that name, clips or settings" in run.output
+    assert "of other models of that name, clips or settings" in run.output
 
 
 def test_clips_that_cannot_be_read_have_no_scores(hear, expected, tmp_path):

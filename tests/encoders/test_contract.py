@@ -14,7 +14,7 @@ import torch
 from audiotag import configencoder
 from audiotag.config import Config
 from audiotag.configfile import load_config
-from audiotag.encoders.registry import ENCODERS, build_encoder
+from audiotag.encoders.registry import ENCODERS, build_encoder, encoder_settings
 from audiotag.errors import DataError
 from audiotag.interop.formats import FORMATS
 from audiotag.tagger import Tagger, build_frontend, build_tagger
@@ -61,7 +61,7 @@ def test_it_has_a_section_whose_keys_are_its_own(name):
     [kind] = [kind for kind in kinds if kind.model_fields["name"].default == name]
     assert all(field.description for field in kind.model_fields.values())
     encoder = small_tagger(name).encoder
-    keys = set(kind.model_fields) - {"name", "head_norm_eps"}
+    keys = set(encoder_settings(kind.model_fields))
     arguments = inspect.signature(type(encoder).__init__).parameters
     assert keys <= set(arguments)
     assert inspect.getdoc(type(encoder)) and all(
@@ -77,7 +77,7 @@ def test_its_published_sizes_are_in_conf(name):
     for path in paths:
         config = load_config(path)
         assert config.encoder.name == name
-        sizes = config.encoder.model_dump(exclude={"name", "head_norm_eps"})
+        sizes = encoder_settings(config.encoder.model_dump())
         frontend = build_frontend(config.features.model_dump())
         with torch.device("meta"):
             build_encoder(

@@ -91,6 +91,7 @@ def test_every_field_is_honoured(tmp_path):
     cfg = {**facts("tiny_model_cfg"), **changed}
     encoder = imported(save(tmp_path / "x.pt", content(cfg=cfg))).config["encoder"]
     assert encoder == {
+        "freeze": False,
         "name": "beats",
         "patch_size": 16,
         "patch_dim": 32,

@@ -15,7 +15,7 @@ from audiotag.interop.sourcemodel import SourceModel, make_layout
 from audiotag.interop.transfer import find_rows, transfer_weights
 from audiotag.labels import Label, LabelTable
 from audiotag.tagger import build_tagger
-from tests.export.models import SMALL_ZIPFORMER
+from tests.export.models import SMALL_BEATS, SMALL_ZIPFORMER
 from tests.tiny import TINY, tiny_labels
 
 BLOCKS = 5
@@ -190,13 +190,45 @@ def test_another_stride_adapts_the_positions():
     assert ours.encoder.pos_embed.shape[1] == 62
 
 
+def test_layers_of_a_beats(caplog):
+    ours, settings = tagger(base=SMALL_BEATS, depth=2)
+    theirs = source(base=SMALL_BEATS, depth=4)
+    with pytest.raises(ConfigError, match=r"encoder\.depth is 2, .* has 4 blocks: init\.layers can choose"):
+        transfer_weights(ours, settings, theirs)
+    transfer = transfer_weights(ours, settings, theirs, layers=[3, 1])
+    for new, old in enumerate((3, 1)):
+        for name, value in ours.encoder.blocks[new].state_dict().items():
+            assert torch.equal(value, theirs.weights[f"encoder.encoder.layers.{old}.{name}"]), name
+    table = "encoder.relative_attention_bias.weight"
+    assert torch.equal(ours.state_dict()[table], theirs.weights[table])
+    assert (transfer.taken[0], transfer.left) == ("blocks 3, 1", ["blocks 0, 2"])
+    assert "DeepNorm scales residuals by the number of layers" in caplog.text
+    caplog.clear()
+    transfer_weights(*tagger(base=SMALL_BEATS, depth=4), theirs)
+    assert not caplog.records
+
+
+def test_settings_of_a_beats_that_shapes_do_not_show_are_warned_of(caplog):
+    theirs = source(base=SMALL_BEATS)
+    transfer_weights(*tagger(base=SMALL_BEATS, max_distance=99, deep_norm=False, freeze=True), theirs)
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert "encoder.max_distance is 99, there " in warning.getMessage()
+    assert "to have its own, set encoder.deep_norm=true, encoder.max_distance=" in warning.getMessage()
+    caplog.clear()
+    with pytest.raises(ConfigError, match=r"encoder\.gated_bias is False, there True"):
+        transfer_weights(*tagger(base=SMALL_BEATS, gated_bias=False), theirs)
+    assert "encoder.gated_bias=true" in caplog.text
+
+
 def test_zipformers_too(caplog):
     ours, settings = tagger(base=SMALL_ZIPFORMER, num_encoder_layers=[1, 2, 1], query_head_dim=[8, 8, 8])
     theirs = source(base=SMALL_ZIPFORMER)
     transfer_weights(ours, settings, theirs)
     assert all(torch.equal(value, theirs.weights[name]) for name, value in ours.state_dict().items())
     with pytest.raises(
-        ConfigError, match=r"init\.layers needs an encoder made of blocks, which Zipformer is not"
+        ConfigError,
+        match=r"init\.layers needs an encoder made of blocks that are all alike, which Zipformer is not",
     ):
         transfer_weights(ours, settings, theirs, layers=[0])
     with pytest.raises(

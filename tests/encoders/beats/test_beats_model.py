@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from audiotag.configfile import load_config
 from audiotag.encoders.beats.encoder import Beats
-from audiotag.encoders.registry import build_encoder
+from audiotag.encoders.registry import build_encoder, encoder_settings
 from audiotag.errors import DataError
 from audiotag.losses import BinaryCrossEntropy
 from audiotag.tagger import Tagger
@@ -184,7 +184,7 @@ def test_published_size():
     config = load_config(ROOT / "conf/encoders/beats_base.yaml").model_dump(mode="json")
     sections = config["encoder"]
     with torch.device("meta"):
-        encoder = build_encoder(sections.pop("name"), num_mel_bins=128, target_frames=None, **sections)
+        encoder = build_encoder("beats", num_mel_bins=128, target_frames=None, **encoder_settings(sections))
     listed = facts("params_finetuned_527")
     shapes = {our_name(name): shape for name, shape in listed}
     ours = {f"encoder.{name}": list(value.shape) for name, value in encoder.state_dict().items()}

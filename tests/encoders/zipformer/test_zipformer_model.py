@@ -10,7 +10,7 @@ import torch
 
 from audiotag.config import Config
 from audiotag.configfile import load_config
-from audiotag.encoders.registry import build_encoder
+from audiotag.encoders.registry import build_encoder, encoder_settings
 from audiotag.encoders.zipformer import encoder as encoder_module
 from audiotag.encoders.zipformer import stack as stack_module
 from audiotag.encoders.zipformer.encoder import Zipformer, widest_of_each
@@ -152,8 +152,7 @@ def test_published_sizes(name):
     config = load_config(ROOT / f"conf/encoders/{name}.yaml").model_dump(mode="json")
     with torch.device("meta"):
         sections = config["encoder"]
-        sections.pop("name")
-        encoder = Zipformer(80, **sections)
+        encoder = Zipformer(80, **encoder_settings(sections))
         tagger = tagger_of(encoder, 527)
     ours = [[name, list(value.shape)] for name, value in tagger.state_dict().items()]
     recorded = facts(listing)

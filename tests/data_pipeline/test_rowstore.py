@@ -1,9 +1,10 @@
-"""Stored scores: blocks, their range, damage, space, and looking rows up."""
+"""Stored rows: blocks, their range, damage, space, and looking rows up."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from audiotag.data.loading import Unreadable
-from audiotag.distillation.store import ScoreStore
+from audiotag.data.rowstore import RowStore
+from audiotag.distillation.hearing import SCORES
 from audiotag.distillation.storedtargets import StoredTargets, rows_of
 from audiotag.errors import DataError, StorageError
 
@@ -19,11 +21,11 @@ IDS = np.array([f"clip{number}".encode() for number in range(7)])
 LOGITS = np.arange(21, dtype=np.float32).reshape(7, 3) - 10.3
 
 
-def store_in(folder, key="key") -> ScoreStore:
-    return ScoreStore(folder, key, num_clips=7, num_classes=3, block_clips=3)
+def store_in(folder, key="key") -> RowStore:
+    return RowStore(folder, key, num_clips=7, width=3, block_clips=3, kind=SCORES)
 
 
-def filled(folder) -> ScoreStore:
+def filled(folder) -> RowStore:
     store = store_in(folder)
     for block in store.missing_blocks():
         store.write_block(block, LOGITS[list(store.positions(block))])
@@ -46,8 +48,18 @@ def test_blocks_become_one_file_that_is_mapped_into_memory(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy", "scores.npy", "store.json"]
 
 
+def test_rows_of_float32_keep_all_their_digits(tmp_path):
+    kind = replace(SCORES, name="embeddings", dtype="float32")
+    store = RowStore(tmp_path, "key", 7, 3, block_clips=7, kind=kind)
+    store.write_block(0, LOGITS / 3)
+    store.finish(IDS, {})
+    rows, _ = store.open()
+    assert rows.dtype == np.float32 and (tmp_path / "embeddings.npy").is_file()
+    np.testing.assert_array_equal(rows, LOGITS / 3)
+
+
 def test_logits_beyond_the_range_of_float16_become_its_largest(tmp_path):
-    store = ScoreStore(tmp_path, "key", 1, 4, block_clips=3)
+    store = RowStore(tmp_path, "key", 1, 4, 3, SCORES)
     store.write_block(0, np.array([[1e9, -np.inf, 3.0, np.nan]], np.float32))
     np.testing.assert_array_equal(store.read_block(0), [[65504.0, -65504.0, 3.0, np.nan]])
 
@@ -101,7 +113,7 @@ def test_targets_are_softened_rows(tmp_path):
 
 
 def test_a_clip_without_scores_is_unreadable(tmp_path):
-    store = ScoreStore(tmp_path, "key", 2, 3, block_clips=3)
+    store = RowStore(tmp_path, "key", 2, 3, 3, SCORES)
     store.write_block(0, np.array([[1.0] * 3, [np.nan] * 3], np.float32))
     store.finish(IDS[:2], {})
     targets = StoredTargets(store.open()[0], None, temperature=1.0, form="bce", exclusive=False)
