@@ -18,8 +18,10 @@ export MYDATA=${MYDATA:-}
 # https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_384-d0272ac0.pth (0.3 GB).
 export DEIT_CHECKPOINT=${DEIT_CHECKPOINT:-}
 
-# The published AST of AudioSet, to fine-tune or to learn from: the file audioset_10_10_0.4593.pth (0.4 GB), which the
-# README of https://github.com/YuanGongND/ast links to (at Dropbox): its model of the full AudioSet with 0.459 mAP.
+# The published AST of AudioSet (0.459 mAP), to fine-tune or to learn from: MIT/ast-finetuned-audioset-10-10-0.4593, its
+# name on the Hugging Face hub, or the file audioset_10_10_0.4593.pth (0.4 GB), which the README of
+# https://github.com/YuanGongND/ast links to. That file does not name its classes: for a teacher, make a folder of it with
+# import_checkpoint and --labels.
 export AST_CHECKPOINT=${AST_CHECKPOINT:-}
 
 # MUSAN (https://www.openslr.org/17/): needed only by configurations that mix noise into training clips.

@@ -14,6 +14,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,7 +35,7 @@ def main() -> None:
         move(part / "content", folder, last)
     except DAMAGED as error:
         fail(f"what {url} sent is no whole archive", error, f"fetch it elsewhere and unpack it in {folder}")
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:
         fail(f"{url} could not be fetched into {folder}", error, "fetch and unpack it by hand")
     finally:
         shutil.rmtree(part, ignore_errors=True)

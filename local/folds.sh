@@ -18,6 +18,7 @@ runs_all_folds() {
 run_folds() {
     ((FIRST > 0)) || run_stages 0 0
     ((LAST > 0)) || return 0
+    check_start
     choose_jobs
     LOG_LABEL=folds
     make_folder "$EXP_DIR/log"
@@ -74,9 +75,9 @@ start_fold() {
     set -m
     (cd -- "$CALLER_DIR" && exec env "${ENVIRONMENT[@]}" "${COMMAND[@]}") >&"$sink" 2>&1 {sink}>&- </dev/null &
     DRIVER_IN[slot]=$!
+    FOLD_IN[slot]=$fold
     set +m
     exec {sink}>&-
-    FOLD_IN[slot]=$fold
     log "fold $fold started"
 }
 
@@ -205,6 +206,7 @@ print_folds() {
     local fold slot gpus
     ((FIRST > 0)) || print_commands 0 0
     ((LAST > 0)) || return 0
+    check_start
     choose_jobs
     for ((fold = 1; fold <= RECIPE_FOLDS; fold++)); do
         slot=$(((fold - 1) % JOBS))

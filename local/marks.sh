@@ -23,10 +23,15 @@ read_keys() {
 }
 
 # Leave with a message when stage 5 is asked for and lacks a model that it starts or learns from: hours of preparation
-# would be in vain. A run that goes on from a checkpoint needs it no more.
+# would be in vain. A run that goes on from a checkpoint needs it no more, but for teachers.
 check_start() {
-    ((FIRST <= 5 && LAST >= 5)) && [[ ${KEY[init]} == yes ]] || return 0
-    is_forced 5 || ! { is_there "$EXP_DIR/epoch-*.pt" || is_there "$EXP_DIR/step-*.pt"; } || return 0
+    local place
+    ((FIRST <= 5 && LAST >= 5)) && [[ ${KEY[init]} != no ]] || return 0
+    if [[ ${KEY[init]} == once ]] && ! is_forced 5; then
+        for place in "$EXP_DIR" "$EXP_DIR"/fold*; do
+            ! is_there "$place/epoch-*.pt" && ! is_there "$place/step-*.pt" || return 0
+        done
+    fi
     PYTHONPATH=$MODULE_PATH "$PYTHON" -m audiotag.bin.config --config "$CONFIG" "${SET_ARGUMENTS[@]}" \
         --check-start || exit
 }
@@ -64,7 +69,7 @@ stage_is_done() {
         # download may bear an old date. Results of a teacher's run come and go.
         local -a models
         IFS=$'\t' read -r -a models <<<"${KEY[start]}"
-        [[ -z $(find -L "${models[@]}" -maxdepth 1 -type f ! -name '*.png' ! -name '*.md' -cnewer "$mark") ]] \
+        [[ -z $(find -L "${models[@]}" -maxdepth 1 -type f ! -name '.*' ! -name '*.png' ! -name '*.md' -cnewer "$mark") ]] \
             || return 1
     fi
     has_all_products "$1" "$mark"

@@ -57,7 +57,7 @@ def main() -> None:
     print(f"stats {config.features.stats_name}")
     print(f"storage {config.features.storage}")
     print(f"noise {'yes' if config.augment.noise else 'no'}")
-    print(f"init {'yes' if config.init.model or config.distillation else 'no'}")
+    print(f"init {'always' if config.distillation else 'once' if config.init.model else 'no'}")
     if models := [path for path in (start_path(config), *teacher_paths(config)) if path]:
         print("start", "\t".join(models))
     for stage, key in stage_keys(config).items():

@@ -21,7 +21,7 @@ from audiotag.export.package import TrainedModel
 from audiotag.logs import set_up_logging
 from audiotag.matrixproducts import allow_tf32
 from audiotag.prediction.model import chosen_model, describe_chosen
-from audiotag.prediction.splitscores import check_valid_is_held_out, score_split
+from audiotag.prediction.splitscores import check_fold, check_valid_is_held_out, score_split
 from audiotag.provenance import collect_provenance
 from audiotag.training.averaging import (
     ChosenWeights,
@@ -69,6 +69,7 @@ def evaluate(
 ) -> None:
     """Score one split and write its evaluation folder."""
     choice = config.evaluation
+    check_fold(chosen.checkpoint, model, config, data_dir)
     if split == "valid":
         check_valid_is_held_out(chosen.checkpoint.get("train_data"), model, config, data_dir)
     scored = score_split(split, model, config, data_dir, world)

@@ -94,7 +94,7 @@ def epoch_lines(runs: Sequence[FoldRun]) -> list[Line]:
         Line(split, f"epoch {best}, the best on average ({chosen})", [run.by_epoch[best] for run in runs]),
         Line(
             split,
-            f"epoch {shown}, the last (no selection)",
+            f"epoch {shown}, the last ({'no selection' if len(set(last)) == 1 else chosen})",
             [run.by_epoch[epoch] for run, epoch in zip(runs, last, strict=True)],
         ),
     ]

@@ -23,7 +23,7 @@ from audiotag.evaluation.results import read_evaluation, write_evaluation
 from audiotag.export.package import TrainedModel, load_model, read_description
 from audiotag.prediction.members import Source
 from audiotag.prediction.model import chosen_model, describe_chosen
-from audiotag.prediction.splitscores import check_valid_is_held_out, score_split
+from audiotag.prediction.splitscores import check_fold, check_valid_is_held_out, score_split
 from audiotag.provenance import collect_provenance, file_digest
 from audiotag.training.averaging import choose_weights, warn_of_unmeasured_weights
 from audiotag.training.loaders import windowing
@@ -167,6 +167,7 @@ class ModelScorer:
         if self.world.is_main:
             warn_of_unmeasured_weights(chosen)
         model = chosen_model(chosen, source.path, self.world.device)
+        check_fold(chosen.checkpoint, model, self.config, self.data_dir)
         if check_valid:
             check_valid_is_held_out(chosen.checkpoint.get("train_data"), model, self.config, self.data_dir)
         origin = describe_chosen(chosen)

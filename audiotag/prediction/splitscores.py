@@ -118,6 +118,21 @@ def check_valid_is_held_out(
         )
 
 
+def check_fold(checkpoint: Mapping[str, Any], model: TrainedModel, config: Config, data_dir: Path) -> None:
+    """Refuse the data of another fold of a cross-validation, which the model was trained on.
+
+    checkpoint: of the model.
+    """
+    trained_for = checkpoint["config"].get("corpus", {}).get("fold")
+    coverage = read_coverage(data_dir, with_features_of(model, config).features.stats_name)
+    here = (coverage.get("notes") or {}).get("fold")
+    if None not in (trained_for, here) and trained_for != here:
+        raise DataError(
+            f"{data_dir} holds fold {here}, the model was trained for fold {trained_for}, with the clips "
+            "that are evaluated here: take the data folder of its own fold"
+        )
+
+
 def columns_by_mid(labels: LabelTable, model_labels: LabelTable) -> list[int]:
     """The model's output column of each of the corpus' classes; their orders may differ."""
     missing = [label for label in labels if label.mid not in model_labels.index_of_mid]

@@ -80,6 +80,12 @@ def check_same_experiment(first: dict[str, Any], state: dict[str, Any], folder: 
                 f"{folder} was trained with {key} {found.get(key)!r}, fold 1 with {expected.get(key)!r}: one "
                 "table over both would mean nothing; train them alike (--restart), or under another --tag"
             )
+    before, now = (sorted((one.get("init") or {}).get("sha256", {}).values()) for one in (first, state))
+    if before != now:
+        raise CheckpointError(
+            f"{folder} did not start from the same model as fold 1 (its SHA-256 is another one): train them "
+            "alike (--restart), or under another --tag"
+        )
     if first["labels"] != state["labels"]:
         raise CheckpointError(f"{folder} was trained on other classes than fold 1")
 

@@ -57,7 +57,7 @@ def test_of_equal_epochs_the_earliest_and_of_a_loss_the_lowest():
 def test_folds_that_ended_early_have_their_own_last_epoch():
     best, last = epoch_lines([fold(1, {1: 0.5, 2: 0.6, 3: 0.9}), fold(2, {1: 0.4, 2: 0.6})])
     assert best.weights.startswith("epoch 2,")
-    assert last.weights == "epoch 3/2, the last (no selection)" and last.values == [0.9, 0.6]
+    assert last.weights == "epoch 3/2, the last (selected on the test folds)" and last.values == [0.9, 0.6]
 
 
 def test_what_was_held_out_is_not_called_the_test_folds():
