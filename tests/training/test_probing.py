@@ -124,7 +124,7 @@ def test_evaluation_and_export_know_of_no_embeddings(recipe, whole):
         assert not (data / "embeddings").exists()
     finally:
         embeddings.rename(data / "embeddings")
-    (result,) = folder.glob("eval_valid_*/result*.json")
+    (result,) = folder.glob("eval_valid_*/metrics.json")
     expected = load_checkpoint(folder / "epoch-4.pt")["metrics"]["mAP"]
     assert json.loads(result.read_text())["metrics"]["mAP"] == pytest.approx(expected, abs=1e-4)
 
