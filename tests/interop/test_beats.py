@@ -67,6 +67,11 @@ def test_by_default_padding_is_counted_right(fine_tuned):
     assert imported(fine_tuned).config["encoder"]["padding"] == "exact"
 
 
+def test_a_label_dict_may_list_its_indices_in_any_order(tmp_path):
+    path = save(tmp_path / "x.pt", content(label_dict=dict(reversed(MIDS.items()))))
+    assert [label.mid for label in imported(path).tagger.labels] == [MIDS[index] for index in range(10)]
+
+
 def test_names_come_from_a_list_in_any_order(fine_tuned):
     labels = imported(fine_tuned, NAMES).tagger.labels
     assert [(label.mid, label.name) for label in labels] == [
@@ -200,6 +205,10 @@ def without(name: str) -> dict:
         (
             content(model={**STATE, TABLE.format(1): STATE[TABLE.format(1)] + 1}),
             r"layers\.1.* differs",
+        ),
+        (
+            content(model={**STATE, TABLE.format(2): STATE[TABLE.format(2)] * (1 + 1e-6)}),
+            r"layers\.2.* differs",
         ),
         (content(model={**STATE, "decoder.weight": torch.zeros(1)}), "unknown tensor decoder.weight"),
         (content(model=without("encoder.layers.1.fc2.bias")), "tensor encoder.layers.1.fc2.bias is missing"),

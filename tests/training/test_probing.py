@@ -11,11 +11,20 @@ import pytest
 import torch
 
 from audiotag.config import Config
+from audiotag.data.dataset import ClipDataset
+from audiotag.data.index import IndexedManifest
 from audiotag.data.splits import read_labels
+from audiotag.distributed import World
+from audiotag.errors import ConfigError
+from audiotag.tagger import build_tagger
 from audiotag.training.checkpoint import load_checkpoint
+from audiotag.training.probing import describe_store, embeddings_of
 from tests.distillation.scenes import write_teacher
+from tests.export.models import SMALL
+from tests.tiny import tiny_labels, tiny_tagger
 from tests.training.processes import Run, assert_same_run
 
+WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 FREEZE = "encoder.freeze=true"
 WITHOUT_STORE = "training.freeze=[{modules: [encoder]}]"
 INIT = "init={model: probed/model, head: fresh}"
@@ -115,7 +124,7 @@ def test_evaluation_and_export_know_of_no_embeddings(recipe, whole):
         assert not (data / "embeddings").exists()
     finally:
         embeddings.rename(data / "embeddings")
-    (result,) = folder.glob("eval_valid_*/result*.json")
+    (result,) = folder.glob("eval_valid_*/metrics.json")
     expected = load_checkpoint(folder / "epoch-4.pt")["metrics"]["mAP"]
     assert json.loads(result.read_text())["metrics"]["mAP"] == pytest.approx(expected, abs=1e-4)
 
@@ -130,6 +139,46 @@ def test_a_clip_that_cannot_be_read_is_replaced(probed, recipe):
     output, _ = probed("damaged", FREEZE, "data.max_unreadable=0.1", "training.epochs=1")
     assert "it gets no embedding" in output and "1 unreadable clips were replaced" in output
     _, _ = probed("damaged-no", FREEZE, "data.max_unreadable=0", "training.epochs=1", code=3)
+
+
+@pytest.fixture
+def describe(recipe, tmp_path):
+    """The key of the embeddings of the small corpus' training clips, for some configuration and precision."""
+    manifest = IndexedManifest(recipe.folder / "data/manifests/cuts_train.jsonl")
+    dataset = ClipDataset(manifest, storage="on_the_fly", num_classes=10)
+
+    def key(base=SMALL["ast"], amp="off", **sections):
+        torch.manual_seed(0)
+        config = Config.model_validate({**base, **sections})
+        section = config.model_dump(mode="json")
+        tagger = build_tagger(section["features"], section["encoder"], tiny_labels())
+        return describe_store(dataset, config, tagger, tmp_path, WORLD, "train", amp)[0].key
+
+    return key
+
+
+def test_what_the_embeddings_depend_on(describe):
+    assert describe() == describe(evaluation={"batch_size": 7}, optimizer={"name": "sgd"}, seed=3)
+    others = [describe(amp="bf16"), describe(data={"length_multiple_s": 1.0})]
+    others += [describe(features={**SMALL["ast"]["features"], "mean": 0.0, "std": 2.0})]
+    assert len({describe(), *others}) == 4
+    # Zipformers hear a clip otherwise in another batch.
+    zipformer = SMALL["zipformer"]
+    assert describe(zipformer) != describe(zipformer, evaluation={"batch_size": 7})
+
+
+def test_embeddings_that_are_not_finite_are_refused():
+    tagger = tiny_tagger()
+    batch = {"inputs": torch.zeros(2, 64, 128), "lengths": torch.tensor([64, 64]), "ids": ["a", "b"]}
+    batch["inputs"][1, 5] = float("nan")
+    with pytest.raises(ConfigError, match=r"embedding of clip b is not finite; take bf16 or off"):
+        embeddings_of(batch, tagger, torch.device("cpu"), "fp16")
+
+
+def test_a_tagger_takes_embeddings_without_lengths():
+    tagger = tiny_tagger()
+    logits, mean = tagger(torch.randn(2, 64, 128), torch.tensor([64, 64]), pooled=True)
+    assert torch.equal(tagger(mean, None), logits)
 
 
 def test_random_weights_are_warned_of_and_windows_heard_at_each_validation(probed):

@@ -169,6 +169,12 @@ def test_where_the_dropouts_of_a_layer_are():
     torch.testing.assert_close(y, norm(1.5 * norm(1.5 * x, (8,)), (8,)))
 
 
+def test_there_is_dropout_before_the_first_layer():
+    encoder = tiny_beats(dropout=1.0 - 1e-9).train()
+    x, inside = torch.randn(2, 8, encoder.output_dim), torch.ones(2, 8, dtype=torch.bool)
+    assert not encoder.position(x, inside).any() and encoder.eval().position(x, inside).any()
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
