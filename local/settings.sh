@@ -28,6 +28,7 @@ read_recipe() {
 # Set everything that the stages need to know before Python runs.
 make_settings() {
     CALLER_DIR=$PWD
+    absolute_models
     FIRST=${OPT[stage]}
     LAST=${OPT[stop-stage]}
     REPORTED=no
@@ -66,6 +67,14 @@ choose_fold() {
     fi
     [[ -z $FOLD || $FOLD =~ ^[1-9][0-9]{0,3}$ && $FOLD -le $RECIPE_FOLDS ]] ||
         fail "$given: recipe $RECIPE_NAME has the folds 1 to $RECIPE_FOLDS"
+}
+
+# Relative paths of models are meant from where the user calls; all else may be a name on a hub.
+absolute_models() {
+    local name
+    for name in DEIT_CHECKPOINT AST_CHECKPOINT BEATS_CHECKPOINT; do
+        [[ -z ${!name-} || ${!name} == /* || ! -e $PWD/${!name} ]] || export "$name=$PWD/${!name}"
+    done
 }
 
 # Print the config file as the recipe's folder sees it.

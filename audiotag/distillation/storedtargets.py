@@ -57,6 +57,12 @@ def rows_of(wanted: NDArray[np.bytes_], stored: NDArray[np.bytes_]) -> NDArray[n
     """The row of each wanted id among the stored ones; None where both are the same, in the same order."""
     if np.array_equal(wanted, stored):
         return None
+    if len(np.unique(stored)) < len(stored):
+        raise DataError(
+            "several clips go by one id, as in different sets of data.sources: which of the teachers' scores "
+            "are whose cannot be told; train on features of the same clips that the teachers hear "
+            "(features.storage on_the_fly)"
+        )
     order = np.argsort(stored, kind="stable")
     places = np.searchsorted(stored, wanted, sorter=order).clip(max=len(stored) - 1)
     rows = order[places]

@@ -102,7 +102,10 @@ def run_of(state: dict[str, Any], fold: int, folder: Path) -> FoldRun:
     for entry in state.get("validations") or ():
         if match := EPOCH_NAME.fullmatch(entry["file"]):
             by_epoch[int(match.group(1))] = float(entry["value"])
-    evaluations, _ = leave_out_stale(folder, find_evaluations(folder))
+    # Validations alone make a table, too.
+    evaluations = find_evaluations(folder) if any(folder.glob("eval_*/metrics.json")) else []
+    if evaluations:
+        evaluations, _ = leave_out_stale(folder, evaluations)
     return FoldRun(
         fold=fold,
         metric=state["config"]["training"]["best_metric"],

@@ -140,11 +140,11 @@ def check_same_run(
             f"the same, but its file or the counts have changed); {advice}, or go on all the same with "
             "--allow-changes"
         )
-    if state.get("teachers") != record.get("teachers") and not allow_changes:
-        raise ConfigError(
-            f"{exp_dir} was trained with other teachers (distillation.teachers: their weights have changed "
-            f"since); {advice}, or go on all the same with --allow-changes"
-        )
+    if state.get("teachers") != record.get("teachers"):
+        what = f"{exp_dir} was trained with other teachers than distillation.teachers are now"
+        if not allow_changes:
+            raise ConfigError(f"{what}; {advice}, or go on all the same with --allow-changes")
+        logger.warning("%s", what)
     if state["position"]["world_size"] != world_size:
         logger.warning(
             "trained by %d processes so far, by %d from here: the effective batch changes by the same factor",

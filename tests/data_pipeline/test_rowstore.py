@@ -103,6 +103,8 @@ def test_rows_are_found_by_the_clips_ids():
     assert rows_of(wanted, IDS[::-1]).tolist() == [1, 6, 3]
     with pytest.raises(DataError, match="lack 1 of 2 clips, such as zzz"):
         rows_of(np.array([b"clip1", b"zzz"]), IDS)
+    with pytest.raises(DataError, match="several clips go by one id"):
+        rows_of(IDS[[0, 1, 1]], IDS[[1, 0, 1]])
 
 
 def test_targets_are_softened_rows(tmp_path):

@@ -155,7 +155,7 @@ def test_stored_and_online_teachers_say_the_same_of_clips_that_nothing_changes(p
     assert all(batch.targets.shape == (4, 6) for batch in stored)
 
 
-def test_a_run_does_not_go_on_with_another_teacher(prepare, tmp_path):
+def test_a_run_does_not_go_on_with_another_teacher(prepare, tmp_path, caplog):
     trainer = prepare()
     trainer.position.batch = trainer.position.step = 1
     trainer.save({})
@@ -164,6 +164,7 @@ def test_a_run_does_not_go_on_with_another_teacher(prepare, tmp_path):
     with pytest.raises(ConfigError, match="was trained with other teachers"):
         prepare()
     prepare(StartOptions(allow_changes=True))
+    assert "was trained with other teachers than distillation.teachers are now" in caplog.text
 
 
 def test_stored_teachers_have_not_heard_crops(prepare, caplog):

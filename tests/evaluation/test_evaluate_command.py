@@ -8,6 +8,7 @@ import pytest
 
 from audiotag.bin import evaluate
 from audiotag.configevaluation import WeightChoice
+from audiotag.errors import DataError
 from audiotag.training.averaging import averaged_checkpoint, choose_weights
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data_pipeline.manifests import noise_clips
@@ -48,6 +49,19 @@ def test_a_choice_made_on_eval_is_recorded(run):
     assert set(infos) == {"eval_valid_best1", "eval_eval_best1"}
     assert all(info["selected_on"] == "eval" and info["coverage"] == COVERAGE for info in infos.values())
     assert run("--epoch", "1")["eval_eval_epoch1"]["selected_on"] is None
+
+
+def test_a_fold_is_not_scored_by_the_model_of_another_one(run, tmp_path):
+    path = tmp_path / "exp" / "epoch-1.pt"
+    state = {key: value for key, value in load_checkpoint(path).items() if key not in ("format", "version")}
+    state["config"]["corpus"] = {"name": "esc50", "fold": 2}
+    save_checkpoint(path, state)
+    coverage = tmp_path / "data" / "manifests" / "coverage.json"
+    coverage.write_text(json.dumps({**COVERAGE, "notes": {"fold": 1}}))
+    with pytest.raises(DataError, match="data holds fold 1, the model was trained for fold 2"):
+        run()
+    coverage.write_text(json.dumps({**COVERAGE, "notes": {"fold": 2}}))
+    assert "eval_eval_epoch1" in run()
 
 
 def test_data_that_the_model_does_not_expect_are_said_once_for_each_split(run, tmp_path, capsys):
