@@ -68,7 +68,7 @@ def test_spellings_mean_the_same(drive, spelling):
         (["--nj", "0"], "--nj must be at least 1"),
         (["--max-duration", "0"], "--max-duration must be at least 1"),
         (["--epoch", "3", "--best"], "--epoch and --best exclude each other"),
-        (["--recipe", "minni"], "unknown recipe 'minni'; there are: audioset esc50 mini mydata"),
+        (["--recipe", "minni"], "unknown recipe 'minni'; there are: as20k audioset esc50 mini mydata"),
         (["--recipe", "../egs/mini"], "unknown recipe '../egs/mini'; there are"),
         (["--config", "conf/none.yaml"], "the recipe has: conf/ast_tiny.yaml"),
         (["--num-nodes", "2"], "add --stage 5 --stop-stage 5"),
