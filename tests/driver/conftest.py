@@ -21,7 +21,7 @@ def tree(tmp_path: Path) -> Path:
 def drive(tree: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Call a script of the copy: `drive("--stage", "1", script="egs/mini/run.sh", cwd=..., env={...})`."""
 
-    def call(*arguments, script="run.sh", cwd=tree, env=None, timeout=60):
+    def call(*arguments, script="run.sh", cwd=tree, env=None, timeout=180):
         return subprocess.run(
             ["bash", os.path.relpath(tree / script, cwd), *arguments],
             cwd=cwd,
