@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,27 +11,8 @@ from torch import Tensor, nn
 
 from audiotag.config import AstEncoder
 from audiotag.errors import ConfigError
+from audiotag.interop.hfnames import to_foreign
 from audiotag.tagger import Tagger
-
-# Where names of a tagger's AST lead in the files of `transformers`.
-THEIRS = "audio_spectrogram_transformer."
-OUTER_NAMES = {
-    "encoder.cls_token": f"{THEIRS}embeddings.cls_token",
-    "encoder.dist_token": f"{THEIRS}embeddings.distillation_token",
-    "encoder.pos_embed": f"{THEIRS}embeddings.position_embeddings",
-    "encoder.patch_embed.proj": f"{THEIRS}embeddings.patch_embeddings.projection",
-    "encoder.norm": f"{THEIRS}layernorm",
-    "head_norm": "classifier.layernorm",
-    "head": "classifier.dense",
-}
-BLOCK_NAMES = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.(.+)\.(weight|bias)")
 
 
 class Twin(nn.Module):
@@ -56,7 +35,7 @@ def build_twin(tagger: Tagger, encoder: AstEncoder) -> Twin:
     twin = fresh_twin(tagger, encoder)
     with tempfile.TemporaryDirectory() as folder:
         twin.model.config.save_pretrained(folder)
-        weights = foreign_weights(tagger.state_dict())
+        weights = to_foreign(tagger.state_dict())
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         model = type(twin.model).from_pretrained(
             folder, attn_implementation="sdpa", dtype=torch.float32, local_files_only=True
@@ -91,20 +70,3 @@ def fresh_twin(tagger: Tagger, encoder: AstEncoder) -> Twin:
         attn_implementation="sdpa",
     )
     return Twin(ASTForAudioClassification(config))
-
-
-def foreign_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A tagger's weights by the names of `transformers`' files."""
-    foreign: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        block = BLOCK.fullmatch(name)
-        stem, _, kind = name.rpartition(".")
-        if block and block[2] == "attn.qkv":
-            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                inner = f"attention.attention.{part}.{kind}"
-                foreign[f"{THEIRS}encoder.layer.{block[1]}.{inner}"] = rows.contiguous()
-        elif block:
-            foreign[f"{THEIRS}encoder.layer.{block[1]}.{BLOCK_NAMES[block[2]]}.{kind}"] = value
-        else:
-            foreign[OUTER_NAMES[name] if name in OUTER_NAMES else f"{OUTER_NAMES[stem]}.{kind}"] = value
-    return foreign
