@@ -345,7 +345,7 @@ def test_every_documented_field_is_written():
     features, encoder = small_model("ast").config.values()
     config = model_config(features, encoder, LABELS, "bce", 1e-12)
     assert encoder_section(config, Path("x")) == {
-        **{name: encoder[name] for name in encoder if name != "drop_path"},
+        **{name: encoder[name] for name in encoder if name not in ("drop_path", "freeze")},
         **Epsilons(1e-12, 1e-12, 1e-12).settings(),
     }
     published = extractor_config(1024, -4.2677393, 4.5689974)
