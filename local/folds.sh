@@ -206,7 +206,6 @@ print_folds() {
     local fold slot gpus
     ((FIRST > 0)) || print_commands 0 0
     ((LAST > 0)) || return 0
-    check_start
     choose_jobs
     for ((fold = 1; fold <= RECIPE_FOLDS; fold++)); do
         slot=$(((fold - 1) % JOBS))
