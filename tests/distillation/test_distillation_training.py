@@ -58,18 +58,18 @@ def start(taught):
 @pytest.fixture(scope="module")
 def whole(start, taught):
     """An undisturbed online training of two processes."""
-    run = start("online", "whole", processes=2)
+    run = start("online", "taught-whole", processes=2)
     assert run.wait() == 0, run.output
-    return run, taught.exp("whole")
+    return run, taught.exp("taught-whole")
 
 
 def test_two_processes_killed_go_on_to_the_same_bits(start, taught, whole):
-    folder = taught.exp("killed")
-    run = start("online", "killed", processes=2)
+    folder = taught.exp("taught-killed")
+    run = start("online", "taught-killed", processes=2)
     assert run.wait_until(lambda: (folder / "step-2.pt").exists())
     run.kill()
     assert not (folder / LAST).exists()
-    run = start("online", "killed", processes=2)
+    run = start("online", "taught-killed", processes=2)
     assert run.wait() == 0, run.output
     assert_same_run(whole[1], folder, LAST)
     one, other = (load_checkpoint(path / LAST) for path in (whole[1], folder))
@@ -77,24 +77,26 @@ def test_two_processes_killed_go_on_to_the_same_bits(start, taught, whole):
 
 
 def test_stored_scores_are_made_by_training_and_survive_a_kill(start, taught):
-    run = start("stored", "stored")
+    run = start("stored", "taught-stored")
     assert run.wait() == 0, run.output
     assert "teachers hear 36 clips in 1 blocks, 0 of which are done" in run.output
-    folder = taught.exp("stored-killed")
-    run = start("stored", "stored-killed")
+    folder = taught.exp("taught-stored-killed")
+    run = start("stored", "taught-stored-killed")
     assert run.wait_until(lambda: (folder / "step-3.pt").exists())
     run.kill()
-    run = start("stored", "stored-killed")
+    run = start("stored", "taught-stored-killed")
     assert run.wait() == 0, run.output
     assert "teachers hear" not in run.output
-    assert_same_run(taught.exp("stored"), folder, LAST)
+    assert_same_run(taught.exp("taught-stored"), folder, LAST)
 
 
 def test_the_map_between_embeddings_learns_from_all_processes(start, taught, whole):
     # Two batches by one process make the update that one each by two of them make.
-    run = start("online", "two", "--set", "training.accumulate=1", "--set", "training.epochs=1", processes=2)
+    run = start(
+        "online", "taught-two", "--set", "training.accumulate=1", "--set", "training.epochs=1", processes=2
+    )
     assert run.wait() == 0, run.output
-    run = start("online", "one", "--set", "training.epochs=1")
+    run = start("online", "taught-one", "--set", "training.epochs=1")
     assert run.wait() == 0, run.output
     two, one = (load_checkpoint(taught.exp(name) / "epoch-1.pt") for name in ("two", "one"))
     for key in ("loss", "model"):
