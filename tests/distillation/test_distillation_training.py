@@ -98,7 +98,7 @@ def test_the_map_between_embeddings_learns_from_all_processes(start, taught, who
     assert run.wait() == 0, run.output
     run = start("online", "taught-one", "--set", "training.epochs=1")
     assert run.wait() == 0, run.output
-    two, one = (load_checkpoint(taught.exp(name) / "epoch-1.pt") for name in ("two", "one"))
+    two, one = (load_checkpoint(taught.exp(f"taught-{name}") / "epoch-1.pt") for name in ("two", "one"))
     for key in ("loss", "model"):
         for name, tensor in one[key].items():
             torch.testing.assert_close(two[key][name], tensor, atol=2e-4, rtol=1e-3, msg=name)
