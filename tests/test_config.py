@@ -15,7 +15,12 @@ from audiotag.configtable import reference_table
 from audiotag.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-YAML_FILES = sorted([*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("egs/*/conf/**/*.yaml")])
+YAML_FILES = sorted(
+    path
+    for pattern in ("conf/**/*.yaml", "egs/*/conf/**/*.yaml")
+    for path in ROOT.glob(pattern)
+    if path.name != "slurm.yaml"
+)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
