@@ -9,7 +9,8 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 fi
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-# `sbatch run.sh` runs a copy that lies elsewhere; Slurm knows of what.
+# `sbatch run.sh` runs a copy that lies elsewhere; it was called in this folder, or Slurm knows of what it is one.
+[[ -f $ROOT/local/log.sh || -z ${SLURM_SUBMIT_DIR:-} ]] || ROOT=$SLURM_SUBMIT_DIR
 if [[ ! -f $ROOT/local/log.sh && -n ${SLURM_JOB_ID:-} ]]; then
     ROOT=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n -E 's/.* Command=(.*)\/run\.sh( .*)? WorkDir=.*/\1/p')
 fi
