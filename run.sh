@@ -9,8 +9,11 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 fi
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-# `sbatch run.sh` runs a copy that lies elsewhere; it was called in this folder.
+# `sbatch run.sh` runs a copy that lies elsewhere; it was called in this folder, or Slurm knows of what it is one.
 [[ -f $ROOT/local/log.sh || -z ${SLURM_SUBMIT_DIR:-} ]] || ROOT=$SLURM_SUBMIT_DIR
+if [[ ! -f $ROOT/local/log.sh && -n ${SLURM_JOB_ID:-} ]]; then
+    ROOT=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n -E 's/.* Command=(.*)\/run\.sh( .*)? WorkDir=.*/\1/p')
+fi
 readonly ROOT
 # shellcheck source=local/log.sh
 source "$ROOT/local/log.sh"
@@ -22,6 +25,8 @@ source "$ROOT/local/options.sh"
 source "$ROOT/local/process.sh"
 # shellcheck source=local/environment.sh
 source "$ROOT/local/environment.sh"
+# shellcheck source=local/allocation.sh
+source "$ROOT/local/allocation.sh"
 # shellcheck source=local/stages.sh
 source "$ROOT/local/stages.sh"
 # shellcheck source=local/marks.sh
@@ -30,6 +35,10 @@ source "$ROOT/local/marks.sh"
 source "$ROOT/local/settings.sh"
 # shellcheck source=local/folds.sh
 source "$ROOT/local/folds.sh"
+# shellcheck source=local/launch.sh
+source "$ROOT/local/launch.sh"
+# shellcheck source=local/jobs.sh
+source "$ROOT/local/jobs.sh"
 
 main() {
     parse_options "$@"
@@ -43,12 +52,19 @@ main() {
     fi
     check_options
     make_settings
-    if [[ ${OPT[dry-run]} == yes ]]; then
+    if [[ ${OPT[follow]} == yes ]]; then
+        follow_logs
+        return
+    elif [[ ${OPT[launcher]} == slurm ]]; then
+        launch
+        return
+    elif [[ ${OPT[dry-run]} == yes ]]; then
         if runs_all_folds; then print_folds "$@"; else print_commands "$FIRST" "$LAST"; fi
         return
     fi
     check_port
     trap_signals
+    describe_job
     # A stage's output goes through a pipe; progress bars go past it to the terminal.
     if [[ -t 2 ]]; then
         export AUDIOTAG_TERMINAL=/dev/tty
@@ -77,7 +93,9 @@ run_stages() {
             check_start
         fi
         LOG_LABEL="stage $stage: $(stage_name "$stage")"
-        if ((stage <= 4)); then
+        if [[ -n ${OPT[part]} ]]; then
+            run_part "$stage"
+        elif ((stage <= 4)); then
             # All runs of a recipe share its data, and all folds its corpus.
             folder=$DATA_DIR
             ((stage > 0)) || folder=data
@@ -88,7 +106,9 @@ run_stages() {
         elif ((stage == 5 && NODE == 0)); then
             make_folder "$EXP_DIR"
             LOCK_BASE=$EXP_DIR/.lock
-            try_lock || fail "another run is training in $PWD/$EXP_DIR: wait for it, or take another --tag"
+            # Processes that an earlier run of this job has left on a lost node may still have it.
+            is_queued_again && take_lock "$LOCK_BASE" "what is left of this job's earlier run" || try_lock ||
+                fail "another run is training in $PWD/$EXP_DIR: wait for it, or take another --tag"
             # An update of a large model, and its checkpoint on a slow disk, take their time.
             GRACE_S=300
             run_stage "$stage"
@@ -127,7 +147,7 @@ print_commands() {
 
 # Run one stage unless it is done or has nothing to do.
 run_stage() {
-    local stage=$1 idle folder log_file status=0 start=$SECONDS
+    local stage=$1 idle folder start=$SECONDS
     idle=$(why_idle "$stage")
     if [[ -n $idle ]]; then
         log "nothing to do: $idle"
@@ -143,21 +163,9 @@ run_stage() {
         discard_output "$stage"
     fi
     build_command "$stage"
-    log_file=$(stage_log "$stage")
-    make_folder "$(dirname -- "$log_file")"
+    make_folder "$(dirname -- "$(stage_log "$stage")")"
     write_mark "$stage" unfinished
-    log "started; log: $log_file"
-    {
-        log started
-        quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}"
-    } >>"$log_file"
-    run_logged "$log_file" hide_stops env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
-    if ((status != 0)); then
-        status=$(own_status "$status" "$log_file")
-        # Somebody else has asked it to stop: a scheduler, or the processes on another node.
-        ((status != STOPPED)) || report_stop
-        report_failure "$status" "$log_file" $((SECONDS - start))
-    fi
+    run_command "$stage"
     if [[ $stage == 0 ]]; then
         # The corpus' lists are there now, and the keys of the other stages depend on them.
         read_keys
@@ -165,6 +173,39 @@ run_stage() {
     [[ $stage != 7 ]] || REPORTED=yes
     write_mark "$stage" "${KEY[$stage]}"
     log "finished in $(format_duration $((SECONDS - start))): $folder"
+}
+
+# Do one part of a stage, at the same time as others do theirs: without a lock, and without a mark.
+run_part() {
+    local stage=$1 idle start=$SECONDS
+    idle=$(why_idle "$stage")
+    if [[ -n $idle ]] || stage_is_done "$stage"; then
+        log "${idle:-already done}"
+        return
+    fi
+    check_inputs "$stage"
+    build_command "$stage"
+    make_folder "$(dirname -- "$(stage_log "$stage")")"
+    run_command "$stage"
+    log "part ${OPT[part]} finished in $(format_duration $((SECONDS - start)))"
+}
+
+# Run the command of a stage; when it fails, say so and leave.
+run_command() {
+    local log_file status=0 start=$SECONDS
+    log_file=$(stage_log "$1")
+    log "started; log: $log_file"
+    {
+        log started
+        quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}"
+    } >>"$log_file"
+    run_logged "$log_file" hide_torchrun env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
+    ((status != 0)) || return 0
+    status=$(own_status "$status" "$log_file")
+    # Somebody else has asked it to stop: a scheduler, or the processes on another node.
+    ((status != STOPPED)) || report_stop
+    queue_interrupted "$log_file"
+    report_failure "$status" "$log_file" $((SECONDS - start))
 }
 
 # Make a folder that stages write into.
@@ -177,10 +218,10 @@ make_folder() {
 
 # Print where a stage's output is logged.
 stage_log() {
-    local node=''
+    local node='' of_part=${OPT[part]:+.part${OPT[part]/\//-of-}}
     ((NODE == 0)) || node=.node$NODE
     if (($1 < 5)); then
-        printf '%s\n' "$PWD/$DATA_DIR/log/stage$1.log"
+        printf '%s\n' "$PWD/$DATA_DIR/log/stage$1$of_part.log"
     else
         printf '%s\n' "$PWD/$EXP_DIR/log/stage$1$node.log"
     fi
@@ -213,7 +254,9 @@ own_status() {
         printf '%s\n' "$STOPPED"
         return
     fi
-    code=$(this_run "$2" | sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p' | tail -n 1)
+    code=$(this_run "$2" |
+        sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p; s/^(\[rank [0-9]+\] )?not to be started again: exit code //p' |
+        tail -n 1)
     code=${code:-$1}
     # Torchrun gives the signal that ended a process as a negative number, a shell adds it to 128.
     printf '%s\n' "$((code < 0 ? 128 - code : code))"

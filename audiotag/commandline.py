@@ -8,6 +8,7 @@ from pathlib import Path
 
 from audiotag.config import Config
 from audiotag.configfile import load_config
+from audiotag.corpora.arraytask import parse_task
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -51,6 +52,17 @@ def make_data_parser(module: str, description: str) -> argparse.ArgumentParser:
         "--nj", type=positive, default=os.cpu_count(), help="processes that work side by side"
     )
     return parser
+
+
+def add_array_task(parser: argparse.ArgumentParser) -> None:
+    """Add `--part` to a stage whose work can be dealt to the tasks of a job array."""
+    parser.add_argument(
+        "--part",
+        type=parse_task,
+        metavar="I/N",
+        help="only do the I-th of N shares of the work, on whatever machine; once all are done, the same "
+        "command without it puts them together",
+    )
 
 
 def positive(text: str) -> int:

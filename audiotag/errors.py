@@ -17,6 +17,8 @@ class AudiotagError(Exception):
     """Base of all errors whose message is meant for the user."""
 
     exit_code = 1
+    restart_helps = False
+    """Whether the same command may succeed when it is started again, with nothing changed."""
 
 
 class ConfigError(AudiotagError):

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 import torch.distributed as dist
 
 from audiotag.errors import AudiotagError, TrainingError, describe, rank_prefix
+from audiotag.restarts import restart_helps
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,14 @@ class Failure:
     rank: int
     reason: str
     exit_code: int
+    restart_helps: bool = True
 
     def error(self) -> AudiotagError:
         """What the other processes leave with."""
         error = TrainingError(f"rank {self.rank} {self.reason}")
         # The same code, whoever is out first: a launcher takes the first one for the cause.
         error.exit_code = self.exit_code
+        error.restart_helps = self.restart_helps
         return error
 
 
@@ -85,15 +88,21 @@ class RollCall:
         others are told of."""
         try:
             if not is_lost_connection(error):
-                self._report(Failure(self._rank, f"failed: {last_words(error)}", exit_code(error)))
+                helps = not isinstance(error, Exception) or restart_helps(error)
+                self._report(Failure(self._rank, f"failed: {last_words(error)}", exit_code(error), helps))
                 return None
             return self._find_cause().error()
         except RuntimeError:
             logger.debug("the store of the run is gone", exc_info=True)
-            return TrainingError(
-                f"the other processes cannot be reached any more ({describe_connection(error)}); the first "
-                "to fail has printed why"
+            if not is_lost_connection(error):
+                return None
+            lost = TrainingError(
+                f"rank 0, through which the processes hear of each other, cannot be reached any more "
+                f"({describe_connection(error)}): it was killed, or its machine is down, or it has printed "
+                "why it failed"
             )
+            lost.restart_helps = True
+            return lost
 
     def _find_cause(self) -> Failure:
         """Wait until it is clear who is gone; tell the others, so that all say the same."""

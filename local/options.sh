@@ -13,9 +13,15 @@ set        | KEY=VALUE... | (none)                              | override one k
 ngpu       | N            | (number of visible GPUs)            | GPUs, each with one process of training and evaluation; 0 uses the CPU; without GPUs N is a number of CPU processes
 fold       | N            | (all of them)                       | run this fold alone of a recipe with folds, such as esc50, into data/fold<N> and exp/<tag>/fold<N>; in a Slurm array the number of its task is the fold
 fold-jobs  | N            | (number of visible GPUs, or 1)      | folds that run side by side, each with GPUs of its own: as many as --ngpu says, or 1
-num-nodes  | N            | 1                                   | machines that train together; from 2 on call stage 5 on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set
+num-nodes  | N            | 1                                   | machines that train together; from 2 on call stage 5 on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set; with --launcher slurm the nodes that its job asks for
+max-restarts | N          | (3 in Slurm jobs, else 0)           | times that training is started again in place, from its last checkpoint, when one of its processes has died
+launcher   | NAME         | local                               | local runs the stages here; slurm submits each as a job of a Slurm cluster, after the one before it
+slurm-conf | FILE         | (conf/slurm.yaml of the recipe, else that of the toolkit) | what the jobs ask for: partition, GPUs, time and so on
+wait       | -            | no                                  | with --launcher slurm: wait until the jobs have ended; exit code and end of the log of one that fails
+follow     | -            | no                                  | only show the newest log of the run, of jobs or of stages, as it grows
+part       | I/N          | (all of it)                         | do the I-th of N parts of stage 1 or 2, as a task of a job array; the stage itself puts the parts together
 max-duration | N          | (as in the config)                  | most seconds of audio of a batch on one process, in place of a number of clips: data.max_duration_s, with data.batch_size null
-nj         | N            | (number of CPU cores, at most 8)    | processes that prepare data
+nj         | N            | (number of CPU cores, at most 8)    | processes that prepare data; with --launcher slurm tasks of a job array, each with as many processes as it has processors
 epoch      | N            | (the last one)                      | evaluate and export this epoch: evaluation.epoch
 avg        | N            | (as in the config)                  | average the weights of this many epochs, ending at the chosen one: evaluation.avg
 best       | -            | no                                  | take the epoch with the best validation metric: evaluation.best
@@ -103,13 +109,26 @@ check_options() {
     for name in fold fold-jobs num-nodes max-duration nj epoch avg; do
         [[ ${OPT[$name]} != 0 ]] || fail "--$name must be at least 1"
     done
+    [[ ${OPT[launcher]} == local || ${OPT[launcher]} == slurm ]] ||
+        fail "--launcher ${OPT[launcher]}: expected local or slurm"
+    [[ ${OPT[wait]} == no || ${OPT[launcher]} == slurm ]] || fail "--wait goes with --launcher slurm"
     for name in stage stop-stage; do
         ((${OPT[$name]} <= LAST_STAGE)) || fail "--$name ${OPT[$name]}: stages are 0 to $LAST_STAGE"
     done
     [[ ${OPT[stage]} -le ${OPT[stop-stage]} ]] ||
         fail "--stage ${OPT[stage]} comes after --stop-stage ${OPT[stop-stage]}"
     [[ -z ${OPT[epoch]} || ${OPT[best]} == no ]] || fail "--epoch and --best exclude each other"
+    [[ -z ${OPT[part]} ]] || check_part
     [[ -z ${OPT[tag]} ]] || check_tag "${OPT[tag]}"
+}
+
+# A part is one of N, of a stage whose work can be shared out.
+check_part() {
+    local number=${OPT[part]%/*} count=${OPT[part]#*/}
+    [[ ${OPT[part]} =~ ^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$ && $number -le $count ]] ||
+        fail "--part ${OPT[part]}: expected I/N with I from 1 to N, such as 3/64"
+    [[ ${OPT[stage]} == "${OPT[stop-stage]}" && ${OPT[stage]} == [12] && ${OPT[launcher]} == local ]] ||
+        fail "--part ${OPT[part]} is for stage 1 or 2 alone: add --stage 2 --stop-stage 2"
 }
 
 # A tag names a folder inside exp/, and stands in file patterns.

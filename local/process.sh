@@ -79,7 +79,9 @@ stop_on_signal() {
         log "SIG$1: stopping"
         DESCENDANTS=$(list_descendants "$CHILD")
         workers=$(list_workers)
-        if [[ -n $workers ]]; then
+        if is_saving_step; then
+            ask_steps
+        elif [[ -n $workers ]]; then
             # Not by way of torchrun, which kills workers that are not done half a minute later.
             # shellcheck disable=SC2086  # a list of numbers
             kill -s "$1" $workers 2>/dev/null || true
@@ -89,12 +91,16 @@ stop_on_signal() {
         for ((tick = 0; tick < GRACE_S * 10; tick++)); do
             kill -0 -- "-$CHILD" 2>/dev/null || break
             sleep 0.1
+            # A process that is just starting does not hear the first.
+            ((tick % (ASK_AGAIN_S * 10) > 0)) || ! is_saving_step || ask_steps
         done
         kill_all
         wait "$CHILD" 2>/dev/null || status=$?
         await_writer
         [[ $(own_status "$status" "$CHILD_LOG") != "$STOPPED" ]] || report_stop
         log "stopped"
+        # Before a time limit: what prepares data goes on where it was.
+        [[ $1 != USR1 || ! $LOG_LABEL =~ ^stage\ [1-4]: ]] || queue_again
     fi
     exit "$2"
 }
@@ -102,7 +108,29 @@ stop_on_signal() {
 # Say that training has saved its state, and leave with a status of its own.
 report_stop() {
     log "stopped and saved; $GO_ON"
+    queue_again
     exit "$STOPPED"
+}
+
+# Pass stdin on without what torchrun has to say of processes that were asked to stop or must not start again.
+hide_torchrun() {
+    hide_hangups | hide_stops
+}
+
+# Pass stdin on without the traceback of a torchrun that was ended by SIGHUP, as such processes end it.
+hide_hangups() {
+    local line trace=()
+    while IFS= read -r line || [[ -n $line ]]; do
+        if [[ $line == 'Traceback (most recent call last):' || (${#trace[@]} -gt 0 && $line == ' '*) ]]; then
+            trace+=("$line")
+        elif [[ $line =~ \.SignalException:\ .*\ got\ signal:\ 1$ ]]; then
+            trace=()
+        elif [[ ! $line =~ ^W[0-9]{4}\ .*\ (closing\ signal\ SIGHUP|Received\ 1\ death\ signal) ]]; then
+            printf '%s\n' ${trace[@]+"${trace[@]}"} "$line"
+            trace=()
+        fi
+    done
+    ((${#trace[@]} == 0)) || printf '%s\n' "${trace[@]}"
 }
 
 # Pass stdin on without torchrun's report of processes that have only stopped as they were asked to.

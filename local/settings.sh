@@ -43,14 +43,19 @@ make_settings() {
     make_overrides
     # nproc would take OMP_NUM_THREADS for the number of cores.
     CORES=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    # The machine that submits jobs does not run them.
+    [[ ${OPT[launcher]} == local ]] || CORES=8
     NJ=${OPT[nj]:-$((CORES < 8 ? CORES : 8))}
     VISIBLE_GPUS=$(($(list_gpus | wc -l)))
     NGPU=${OPT[ngpu]:-$VISIBLE_GPUS}
     # The folds are what is spread over GPUs: a fold's batches shall not depend on how many there are.
     [[ -z $RECIPE_FOLDS || -n ${OPT[ngpu]} ]] || NGPU=$((VISIBLE_GPUS > 0))
+    [[ ${OPT[launcher]} != slurm ]] || return 0
     ((VISIBLE_GPUS == 0 || NGPU <= VISIBLE_GPUS)) ||
         fail "--ngpu $NGPU: only $VISIBLE_GPUS GPUs are visible"
     check_nodes
+    RESTARTS=${OPT[max-restarts]:-0}
+    ! uses_steps || RESTARTS=${OPT[max-restarts]:-$RESTARTS_IN_JOBS}
 }
 
 # Set FOLD to the one that this run is for; it stays empty for all folds, and where a recipe has none.
@@ -146,6 +151,8 @@ check_nodes() {
     local name
     NODE=0
     ((${OPT[num-nodes]} > 1)) || return 0
+    [[ -z ${GIVEN[max-restarts]-} ]] ||
+        fail "--max-restarts with --num-nodes needs Slurm, or torchrun's own options: docs/cluster.md"
     ! runs_all_folds || fail "--num-nodes ${OPT[num-nodes]} trains one fold: add --fold N"
     ((FIRST == 5 && LAST == 5)) ||
         fail "--num-nodes ${OPT[num-nodes]} is for training: add --stage 5 --stop-stage 5," \

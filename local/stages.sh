@@ -108,7 +108,7 @@ build_command() {
         4) COMMAND=("$PYTHON" -m audiotag.bin.stats "${config[@]}" --data-dir "$DATA_DIR" --nj "$NJ") ;;
         5)
             use_gpus "$NGPU"
-            build_launcher
+            build_launcher "$RESTARTS" yes
             COMMAND+=(audiotag.bin.train "${config[@]}" --data-dir "$DATA_DIR" --exp-dir "$EXP_DIR")
             if is_forced 5; then
                 COMMAND+=(--restart)
@@ -126,6 +126,7 @@ build_command() {
             COMMAND+=(--to package --dest "$EXP_DIR/export")
             ;;
     esac
+    [[ -z ${OPT[part]} ]] || COMMAND+=(--part "${OPT[part]}")
 }
 
 # Show a command as many GPUs as it uses; with --ngpu 0 none.
@@ -141,18 +142,27 @@ use_gpus() {
     fi
 }
 
-# Set COMMAND to what starts the processes of training and evaluation: python itself, or torchrun for several.
+# build_launcher [RESTARTS SAVES]: set COMMAND to what starts the processes of training and evaluation: python
+# itself, or torchrun for several, or for one that is to be started again when it has died. SAVES is yes for a
+# program that saves its state when it is asked to stop.
 build_launcher() {
+    local restarts=${1:-0} saves=${2:-no}
     # Schedulers send SIGUSR1 to all processes of a job; torchrun would die of it before its workers have saved.
     local signals=(--signals-to-handle "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     COMMAND=("$PYTHON" -m)
-    if ((${OPT[num-nodes]} > 1)); then
+    if uses_steps; then
+        build_step_launcher "$restarts" "$saves"
+    elif ((${OPT[num-nodes]} > 1)); then
         COMMAND+=(torch.distributed.run "${signals[@]}" --nnodes "${OPT[num-nodes]}" --node-rank "$NODE_RANK")
         COMMAND+=(--master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
         COMMAND+=(--nproc-per-node "$((NGPU > 1 ? NGPU : 1))" -m)
-    elif ((NGPU > 1)); then
+    elif ((NGPU > 1 || restarts > 0)); then
+        # Otherwise processes that start again find in the store what the ones before them have left.
+        ((restarts == 0)) || ENVIRONMENT+=(TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1)
         # --standalone picks a free port by itself.
-        COMMAND+=(torch.distributed.run "${signals[@]}" --standalone --nproc-per-node "$NGPU" -m)
+        COMMAND+=(torch.distributed.run "${signals[@]}" --standalone --nproc-per-node "$((NGPU > 1 ? NGPU : 1))")
+        ((restarts == 0)) || COMMAND+=(--max-restarts "$restarts")
+        COMMAND+=(-m)
     fi
 }
 

@@ -18,7 +18,7 @@ from audiotag.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 ALL_YAML_FILES = sorted([*ROOT.glob("conf/**/*.yaml"), *ROOT.glob("egs/*/conf/**/*.yaml")])
 ENSEMBLES = [path for path in ALL_YAML_FILES if path.name.startswith("ensemble_")]
-YAML_FILES = [path for path in ALL_YAML_FILES if path not in ENSEMBLES]
+YAML_FILES = [path for path in ALL_YAML_FILES if path not in ENSEMBLES and path.name != "slurm.yaml"]
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audiotag.commandline import config_from_args, make_data_parser
+from audiotag.commandline import add_array_task, config_from_args, make_data_parser
 from audiotag.corpora.audioset import prepare_audioset
 from audiotag.corpora.cuts import prepare_cuts
 from audiotag.corpora.esc50 import prepare_esc50
@@ -21,10 +21,12 @@ PREPARE = {
 
 
 def main() -> None:
-    args = make_data_parser("prepare", __doc__).parse_args()
+    parser = make_data_parser("prepare", __doc__)
+    add_array_task(parser)
+    args = parser.parse_args()
     set_up_logging(verbose=args.verbose)
     corpus = config_from_args(args).corpus
-    PREPARE[corpus.name](args.data_dir / "manifests", corpus, num_jobs=args.nj)
+    PREPARE[corpus.name](args.data_dir / "manifests", corpus, num_jobs=args.nj, task=args.part)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from audiotag.commandline import add_config_arguments, config_from_args, make_pa
 from audiotag.distributed import choose_device, join_world
 from audiotag.errors import ConfigError, run_command
 from audiotag.logs import set_up_logging
+from audiotag.restarts import restarts_where_they_help
 from audiotag.training.divergence import replay
 from audiotag.training.run import StartOptions, prepare_trainer
 from audiotag.training.runlock import lock_run
@@ -25,7 +26,11 @@ logger = logging.getLogger("audiotag.train")
 
 
 def main() -> None:
-    args = parse_arguments()
+    with restarts_where_they_help():
+        train(parse_arguments())
+
+
+def train(args: argparse.Namespace) -> None:
     if args.replay is not None:
         set_up_logging(verbose=args.verbose)
         found = replay(args.replay, choose_device(args.device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from audiotag.configcorpus import AudioSetCorpus
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.audiofiles import find_audio
 from audiotag.corpora.preparation import Listed, Part, prepare_splits
 from audiotag.corpora.segments import Segment, read_segments
@@ -12,13 +13,16 @@ from audiotag.errors import ConfigError, DataError
 from audiotag.labels import LabelTable
 
 
-def prepare_audioset(manifests_dir: Path, settings: AudioSetCorpus, *, num_jobs: int = 1) -> None:
+def prepare_audioset(
+    manifests_dir: Path, settings: AudioSetCorpus, *, num_jobs: int = 1, task: ArrayTask | None = None
+) -> None:
     """Run stage 1 on a corpus that is described by segment lists.
 
     Args:
         manifests_dir: where cuts, labels, skipped clips and coverage go.
         settings: the configuration's `corpus` section.
         num_jobs: processes that open audio files.
+        task: only open the share of this task of a job array, and remember what is in it.
     """
     corpus_dir = check_dir(settings.dir)
     table = LabelTable.read(corpus_dir / settings.labels)
@@ -31,7 +35,7 @@ def prepare_audioset(manifests_dir: Path, settings: AudioSetCorpus, *, num_jobs:
     listed = {
         split: [listed_clip(segment, files, table) for segment in rows] for split, rows in segments.items()
     }
-    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs)
+    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task)
 
 
 def check_dir(dir: str | None) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.configcorpus import CutsCorpus
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.audioset import check_dir
 from audiotag.corpora.entries import split_extension
 from audiotag.corpora.listing import Listed, Part, Stored
@@ -34,13 +35,16 @@ SINGLE_RECORDING = ("MonoCut", "MultiCut")
 HARMLESS_TRANSFORMS = ("Resample",)
 
 
-def prepare_cuts(manifests_dir: Path, settings: CutsCorpus, *, num_jobs: int = 1) -> None:
+def prepare_cuts(
+    manifests_dir: Path, settings: CutsCorpus, *, num_jobs: int = 1, task: ArrayTask | None = None
+) -> None:
     """Run stage 1 on cut manifests.
 
     Args:
         manifests_dir: where cuts, labels, skipped clips and coverage go.
         settings: the configuration's `corpus` section.
         num_jobs: processes that open files.
+        task: only open the share of this task of a job array, and remember what is in it.
     """
     folder = check_dir(settings.dir)
     table = LabelTable.read(folder / settings.labels)
@@ -51,7 +55,7 @@ def prepare_cuts(manifests_dir: Path, settings: CutsCorpus, *, num_jobs: int = 1
         for split, names in lists.items()
     }
     check_ids([clip for clips in listed.values() for clip in clips], settings.max_skip)
-    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs)
+    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task)
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

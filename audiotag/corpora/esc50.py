@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audiotag.configcorpus import Esc50Corpus
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.audioset import check_dir
 from audiotag.corpora.entries import split_extension
 from audiotag.corpora.preparation import Listed, prepare_splits
@@ -34,13 +35,16 @@ class Row:
     source: str
 
 
-def prepare_esc50(manifests_dir: Path, settings: Esc50Corpus, *, num_jobs: int = 1) -> None:
+def prepare_esc50(
+    manifests_dir: Path, settings: Esc50Corpus, *, num_jobs: int = 1, task: ArrayTask | None = None
+) -> None:
     """Run stage 1 for one fold of ESC-50: its clips are eval, the others train.
 
     Args:
         manifests_dir: where cuts, labels, skipped clips and coverage go.
         settings: the configuration's `corpus` section.
         num_jobs: processes that open audio files.
+        task: only open the share of this task of a job array, and remember what is in it.
     """
     folder = check_dir(settings.dir)
     rows = read_rows(folder / LIST)
@@ -55,7 +59,7 @@ def prepare_esc50(manifests_dir: Path, settings: Esc50Corpus, *, num_jobs: int =
         raise DataError(f"{folder / LIST} has no clips in the fold that corpus.valid: fold validates on")
     logger.info("fold %d of %d is eval; %d classes", settings.fold, NUM_FOLDS, len(table))
     notes = {"task": "single-label", "fold": settings.fold}
-    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, notes=notes)
+    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task, notes=notes)
 
 
 def split_of(fold: int, settings: Esc50Corpus) -> str:

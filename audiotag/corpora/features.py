@@ -25,6 +25,7 @@ from lhotse.features.compression import lilcom_compress_chunked
 from lhotse.features.io import LilcomChunkyWriter
 
 from audiotag.atomic import atomic_write
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.parallel import parallel_map
 from audiotag.corpora.shards import (
     Shard,
@@ -51,10 +52,11 @@ MAX_BATCH_CLIPS = 16
 MAX_BATCH_SAMPLES = MAX_BATCH_CLIPS * 10 * SAMPLING_RATE
 
 
-def extract_splits(data_dir: Path, *, preset: str, num_jobs: int = 1) -> None:
+def extract_splits(data_dir: Path, *, preset: str, num_jobs: int = 1, task: ArrayTask | None = None) -> None:
     """Store the features of every split that stage 1 made, in `data_dir`/fbank/<preset>.
 
-    A `valid` that is the same as `eval` gets the manifest of that, not features of its own.
+    A `valid` that is the same as `eval` gets the manifest of that, not features of its own. A task of a job
+    array stores its share and writes no manifest.
     """
     results = {
         split: manifest_path(data_dir, split, preset=preset, storage="stored")
@@ -62,11 +64,12 @@ def extract_splits(data_dir: Path, *, preset: str, num_jobs: int = 1) -> None:
     }
     for split in ("train", "eval"):
         manifest = open_split(data_dir, split, preset=preset, storage="on_the_fly")
-        extract_features(manifest, results[split], preset=preset, num_jobs=num_jobs)
+        extract_features(manifest, results[split], preset=preset, num_jobs=num_jobs, task=task)
     valid = read_coverage(data_dir).get("valid")
     if valid is not None and "same_as" not in valid:
         manifest = open_split(data_dir, "valid", preset=preset, storage="on_the_fly")
-        extract_features(manifest, results["valid"], preset=preset, num_jobs=num_jobs)
+        extract_features(manifest, results["valid"], preset=preset, num_jobs=num_jobs, task=task)
+    if task is not None or (valid is not None and "same_as" not in valid):
         return
     # An earlier configuration may have held out clips of its own.
     remove_other_shards(archives_of(results["valid"]), "valid", [])
@@ -94,7 +97,14 @@ def take_over_splits(data_dir: Path, *, preset: str) -> None:
         logger.info("%s: the stored features of %d cuts are used as they are", split, len(manifest))
 
 
-def extract_features(manifest: IndexedManifest, result: Path, *, preset: str, num_jobs: int = 1) -> None:
+def extract_features(
+    manifest: IndexedManifest,
+    result: Path,
+    *,
+    preset: str,
+    num_jobs: int = 1,
+    task: ArrayTask | None = None,
+) -> None:
     """Store the features of all cuts of a manifest.
 
     Args:
@@ -102,12 +112,15 @@ def extract_features(manifest: IndexedManifest, result: Path, *, preset: str, nu
         result: the manifest to write, `cuts_<split>.jsonl`; the archives go to a folder beside it.
         preset: of the front end.
         num_jobs: processes.
+        task: only make the shards of this task of a job array; no manifest is written.
     """
     split = result.stem.removeprefix("cuts_")
     archives = archives_of(result)
     archives.mkdir(parents=True, exist_ok=True)
     settings = (FEATURES_VERSION, TICK_POWER, preset, PRESETS[preset])
     bounds = shard_bounds(manifest.durations)
+    if task is not None:
+        bounds = task.share(bounds)
     inspect = partial(inspect_shard, manifest, archives, split, settings)
     looks = parallel_map(inspect, bounds, num_jobs)
     shards = list(progress(looks, len(bounds), f"checking {split}", unit="shards"))
@@ -119,6 +132,8 @@ def extract_features(manifest: IndexedManifest, result: Path, *, preset: str, nu
     made = parallel_map(partial(extract_shard, manifest, preset), pending, num_jobs)
     for _ in progress(made, len(pending), f"features {split}", unit="shards"):
         pass
+    if task is not None:
+        return
     with atomic_write(result, "wb") as file:
         for shard in shards:
             file.write(read_cuts(shard))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audiotag.configcorpus import MyDataCorpus
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.classes import (
     LabelReader,
     detect_task,
@@ -27,13 +28,16 @@ from audiotag.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 
-def prepare_mydata(manifests_dir: Path, settings: MyDataCorpus, *, num_jobs: int = 1) -> None:
+def prepare_mydata(
+    manifests_dir: Path, settings: MyDataCorpus, *, num_jobs: int = 1, task: ArrayTask | None = None
+) -> None:
     """Run stage 1 on a user's own corpus.
 
     Args:
         manifests_dir: where cuts, labels, skipped clips and coverage go.
         settings: the configuration's `corpus` section.
         num_jobs: processes that open audio files.
+        task: only open the share of this task of a job array, and remember what is in it.
     """
     root, entries = read_entries(settings)
     if settings.labels is None:
@@ -55,7 +59,7 @@ def prepare_mydata(manifests_dir: Path, settings: MyDataCorpus, *, num_jobs: int
     )
     warn_of_classes_without_clips(table, (clip.labels for clip in listed["train"]))
     warn_of_shared_files(listed)
-    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, notes={"task": task})
+    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task, notes={"task": task})
 
 
 def read_entries(settings: MyDataCorpus) -> tuple[Path, list[Entry]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from audiotag.atomic import atomic_write
 from audiotag.configcorpus import Preparation
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.copystore import remove_copies
 from audiotag.corpora.coverage import coverage_of
 from audiotag.corpora.duplicates import count_leaks, skip_duplicates, skip_leaks
@@ -27,6 +28,8 @@ from audiotag.corpora.manifests import (
     write_skipped,
     write_sounds,
 )
+from audiotag.corpora.matrices import Matrix
+from audiotag.corpora.probe import Probe
 from audiotag.corpora.probecache import probe_files, probe_matrices
 from audiotag.corpora.selection import measure_parts, select_clips
 from audiotag.corpora.validation import choose_valid
@@ -48,6 +51,7 @@ def prepare_splits(
     settings: Preparation,
     *,
     num_jobs: int = 1,
+    task: ArrayTask | None = None,
     notes: dict[str, Any] | None = None,
 ) -> None:
     """Write cuts, labels, skipped clips and coverage of train, valid and eval.
@@ -58,6 +62,7 @@ def prepare_splits(
         table: the classes.
         settings: the configuration's `corpus` section.
         num_jobs: processes that open audio files.
+        task: only open the share of this task of a job array, and remember what is in it.
         notes: further entries for coverage.json.
     """
     listed = {split: rows for split, rows in listed.items() if rows or split != "valid"}
@@ -67,6 +72,9 @@ def prepare_splits(
             "leave the key out, or list them for train"
         )
     logger.info("listed: %s", ", ".join(f"{split} {len(rows)}" for split, rows in listed.items()))
+    if task is not None:
+        probe_clips(manifests_dir, listed, num_jobs, task)
+        return
     reports = usable_clips(manifests_dir, listed, settings, num_jobs)
     notes = {**(notes or {}), **(note_of_leaks(reports) if settings.leaks == "keep" else {})}
     for split, report in reports.items():
@@ -90,15 +98,11 @@ def usable_clips(
     manifests_dir: Path, listed: dict[str, list[Listed]], settings: Preparation, num_jobs: int
 ) -> dict[str, SplitReport]:
     """The clips of each split that can be used, each sound in one split only, and the others with reasons."""
-    cache = manifests_dir / "probes.jsonl"
-    clips = [clip for rows in listed.values() for clip in rows if not clip.problem]
-    paths = sorted({clip.path for clip in clips if clip.path and not clip.stored})
-    matrices = list(dict.fromkeys(clip.stored.matrix for clip in clips if clip.stored))
-    probes = probe_files(paths, cache=cache, num_jobs=num_jobs)
-    probes |= probe_matrices(matrices, cache=cache, num_jobs=num_jobs)
+    probes = probe_clips(manifests_dir, listed, num_jobs)
     reports = select_clips(
         listed, probes, min_duration_s=settings.min_duration_s, keep_silent=settings.silent == "keep"
     )
+    cache = probe_cache(manifests_dir)
     measure_parts(reports.values(), cache, keep_silent=settings.silent == "keep", num_jobs=num_jobs)
     if settings.leaks == "skip":
         skip_leaks(reports)
@@ -116,6 +120,23 @@ def note_of_leaks(reports: dict[str, SplitReport]) -> dict[str, str]:
     text = ", ".join(f"{count} of {len(reports[split].clips)} of {split}" for split, count in leaks.items())
     logger.warning("clips whose audio another split has too are kept, as the corpus is published: %s", text)
     return {"clips whose audio another split has too": text}
+
+
+def probe_clips(
+    manifests_dir: Path, listed: dict[str, list[Listed]], num_jobs: int, task: ArrayTask | None = None
+) -> dict[str | Matrix, Probe]:
+    """What is in each listed file, or in those of one task of a job array, by path or matrix."""
+    clips = [clip for rows in listed.values() for clip in rows if not clip.problem]
+    paths = sorted({clip.path for clip in clips if clip.path and not clip.stored})
+    matrices = list(dict.fromkeys(clip.stored.matrix for clip in clips if clip.stored))
+    cache = probe_cache(manifests_dir)
+    probes = probe_files(paths, cache=cache, num_jobs=num_jobs, task=task)
+    return probes | probe_matrices(matrices, cache=cache, num_jobs=num_jobs, task=task)
+
+
+def probe_cache(manifests_dir: Path) -> Path:
+    """Where it is remembered what is in files."""
+    return manifests_dir / "probes.jsonl"
 
 
 def warn_of(report: SplitReport) -> None:

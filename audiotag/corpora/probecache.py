@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.journal import journal_line, open_journal, read_journal
 from audiotag.corpora.matrices import Matrix, probe_matrix
 from audiotag.corpora.parallel import parallel_map
@@ -25,7 +26,9 @@ STAMP_THREADS = 16
 STAMP_CHUNK = 2048
 
 
-def probe_files(paths: Sequence[str], *, cache: Path, num_jobs: int = 1) -> dict[str, Probe]:
+def probe_files(
+    paths: Sequence[str], *, cache: Path, num_jobs: int = 1, task: ArrayTask | None = None
+) -> dict[str, Probe]:
     """Probe whole files in parallel.
 
     Args:
@@ -33,8 +36,10 @@ def probe_files(paths: Sequence[str], *, cache: Path, num_jobs: int = 1) -> dict
         cache: file of earlier results, extended as results arrive; a file that has the same size and time
             as then is not decoded again.
         num_jobs: processes.
+        task: only probe the share of this task of a job array; what it finds goes to a file of its own
+            beside the cache, which the next call without a task takes up.
     """
-    return probe_all(paths, cache, num_jobs, "opening audio", "files")
+    return probe_all(paths, cache, num_jobs, "opening audio", "files", task)
 
 
 def probe_parts(parts: Sequence[PartOfFile], *, cache: Path, num_jobs: int = 1) -> dict[PartOfFile, Probe]:
@@ -42,9 +47,11 @@ def probe_parts(parts: Sequence[PartOfFile], *, cache: Path, num_jobs: int = 1) 
     return probe_all(parts, cache, num_jobs, "measuring parts of files", "parts")
 
 
-def probe_matrices(matrices: Sequence[Matrix], *, cache: Path, num_jobs: int = 1) -> dict[Matrix, Probe]:
+def probe_matrices(
+    matrices: Sequence[Matrix], *, cache: Path, num_jobs: int = 1, task: ArrayTask | None = None
+) -> dict[Matrix, Probe]:
     """The same for stored features."""
-    return probe_all(matrices, cache, num_jobs, "reading features", "clips")
+    return probe_all(matrices, cache, num_jobs, "reading features", "clips", task)
 
 
 def probe_all(
@@ -53,11 +60,19 @@ def probe_all(
     num_jobs: int,
     what: str,
     unit: str,
+    array_task: ArrayTask | None = None,
 ) -> dict:
     """Probes by task, from the cache or made anew."""
+    if array_task is not None:
+        tasks = array_task.share(tasks)
     stamps = stamps_of(path_of(task) for task in tasks)
     try:
+        if array_task is None:
+            take_up_parts(cache)
         results = read_cache(cache, set(tasks), stamps)
+        if array_task is not None:
+            cache = part_of_cache(cache, array_task)
+            results |= read_cache(cache, set(tasks) - results.keys(), stamps)
         file = open_journal(cache)
     except OSError as error:
         raise StorageError(f"{cache} cannot be read and written ({error.strerror}): remove it") from None
@@ -71,6 +86,20 @@ def probe_all(
             if count % 500 == 0:
                 file.flush()
     return results
+
+
+def part_of_cache(cache: Path, task: ArrayTask) -> Path:
+    """Where a task of a job array keeps its results: two machines must not write to one file."""
+    return cache.with_name(f"{cache.stem}.part{task.number}-of-{task.count}{cache.suffix}")
+
+
+def take_up_parts(cache: Path) -> None:
+    """Append the results of all tasks of job arrays to the cache."""
+    for part in sorted(cache.parent.glob(f"{cache.stem}.part*{cache.suffix}")):
+        with open_journal(cache) as file:
+            # Through the journal, so that a line that a killed task has left half is left out.
+            file.writelines(journal_line(values) for values in read_journal(part))
+        part.unlink()
 
 
 def probe_task(task: str | PartOfFile | Matrix) -> Probe:

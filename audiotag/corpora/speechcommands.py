@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from audiotag.configcorpus import SpeechCommandsCorpus
+from audiotag.corpora.arraytask import ArrayTask
 from audiotag.corpora.audioset import check_dir
 from audiotag.corpora.classes import warn_of_classes_without_clips
 from audiotag.corpora.classfolders import audio_below, class_name
@@ -24,13 +25,16 @@ from audiotag.labels import Label, LabelTable
 logger = logging.getLogger(__name__)
 
 
-def prepare_speechcommands(manifests_dir: Path, settings: SpeechCommandsCorpus, *, num_jobs: int = 1) -> None:
+def prepare_speechcommands(
+    manifests_dir: Path, settings: SpeechCommandsCorpus, *, num_jobs: int = 1, task: ArrayTask | None = None
+) -> None:
     """Run stage 1 on Speech Commands.
 
     Args:
         manifests_dir: where cuts, labels, skipped clips and coverage go.
         settings: the configuration's `corpus` section.
         num_jobs: processes that open audio files.
+        task: only open the share of this task of a job array, and remember what is in it.
     """
     if settings.valid == "eval":
         raise ConfigError(
@@ -51,7 +55,9 @@ def prepare_speechcommands(manifests_dir: Path, settings: SpeechCommandsCorpus, 
     listed = {"train": [listed_clip(clip_id, folder, files, table) for clip_id in rest], **listed}
     logger.info("%d words", len(table))
     warn_of_classes_without_clips(table, (clip.labels for clip in listed["train"]))
-    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, notes={"task": "single-label"})
+    prepare_splits(
+        manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task, notes={"task": "single-label"}
+    )
 
 
 def find_clips(folder: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from audiotag.optim.freezing import Freezer
 from audiotag.optim.optimizers import build_optimizer
 from audiotag.optim.schedules import build_schedule
 from audiotag.provenance import collect_provenance
+from audiotag.restarts import has_begun, launch_lines
 from audiotag.tagger import Tagger, build_frontend, build_tagger
 from audiotag.training.acceleration import accelerate
 from audiotag.training.autobatch import largest_duration
@@ -104,6 +105,9 @@ def prepare_trainer(
     With `options.restart` an earlier run in the folder is moved aside, but not before all else is known to be
     well.
     """
+    if options.restart and world.gather(has_begun(exp_dir))[0]:
+        logger.info("this run has begun afresh already, before it was started again: going on")
+        options = replace(options, restart=False)
     allow_tf32(config.training.tf32)
     labels = read_labels(data_dir)
     config = fill_in_statistics(config, data_dir)
@@ -361,4 +365,5 @@ def write_config(config: Config, record: dict[str, Any], exp_dir: Path) -> None:
     warn_of_foreign_normalization(frontend, record["coverage"], "train")
     with atomic_write(exp_dir / "config.yaml") as file:
         file.writelines(f"# {name}: {value}\n" for name, value in record["provenance"].items())
+        file.writelines(f"{line}\n" for line in launch_lines())
         file.write(dump_yaml(config))

@@ -45,7 +45,7 @@ class StopRequest:
     def disarm(self) -> None:
         """Everything is saved: what a launcher sends when others have left first must not end this process
         in another way."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a user may have set, and tests choose themselves.
 ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX", "AUDIOTAG_PYTHON", "PYTHONPATH")
 PLACES = ("AUDIOSET", "ESC50", "SPEECHCOMMANDS", "MUSAN", "MYDATA", "AST_CHECKPOINT", "DEIT_CHECKPOINT")
-USER_VARIABLES = (*ENVIRONMENTS, *PLACES, "SLURM_ARRAY_TASK_ID", "SLURM_SUBMIT_DIR")
+USER_VARIABLES = (*ENVIRONMENTS, *PLACES)
 
 
 def copy_tree(destination: Path) -> Path:
@@ -36,7 +36,8 @@ def add_recipe(tree: Path, name: str, data_sh: str) -> Path:
 
 def environment(**changes: str) -> dict[str, str]:
     """The tests' environment with this Python, a tiny corpus and no GPU."""
-    kept = {name: value for name, value in os.environ.items() if name not in USER_VARIABLES}
+    own = (*USER_VARIABLES, "SLURM_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     tiny = {"MINI_TRAIN_CLIPS": "30", "MINI_EVAL_CLIPS": "12", "CUDA_VISIBLE_DEVICES": ""}
     return {**kept, "AUDIOTAG_PYTHON": sys.executable, **tiny, **changes}
 
