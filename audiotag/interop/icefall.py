@@ -12,6 +12,7 @@ import logging
 import pathlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from audiotag.errors import CheckpointError
 from audiotag.export.package import TrainedModel
 from audiotag.labels import Label, LabelTable
 from audiotag.tagger import build_tagger
+from audiotag.training.checkpoint import check_archive
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,8 @@ def foreign_name(name: str) -> str:
 def read_weights(path: Path, kind: str) -> dict[str, Tensor]:
     """The tensors of one kind in a file, in float32, without the prefix that DDP leaves."""
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         with torch.serialization.safe_globals(PATHS):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
