@@ -42,6 +42,7 @@ from audiotag.training.averaging import (
 )
 from audiotag.training.loaders import evaluation_loader, windowing
 from audiotag.training.resume import fingerprint
+from audiotag.writable import check_writable
 
 logger = logging.getLogger("audiotag.evaluate")
 
@@ -56,6 +57,7 @@ def main() -> None:
         chosen = choose_weights(args.exp_dir, config.evaluation)
         logger.info("weights: %s (%s)", chosen.name, ", ".join(chosen.files))
         if world.is_main:
+            check_writable(args.exp_dir)
             warn_of_unmeasured_weights(chosen)
         model = chosen_model(chosen, args.exp_dir, world.device)
         if not model.tagger.encoder.batch_independent:

@@ -32,6 +32,7 @@ from audiotag.corpora.selection import measure_parts, select_clips
 from audiotag.corpora.validation import choose_valid
 from audiotag.errors import ConfigError
 from audiotag.labels import LabelTable
+from audiotag.writable import check_writable
 
 __all__ = ["Listed", "Part", "prepare_splits"]
 
@@ -66,6 +67,7 @@ def prepare_splits(
             f"corpus.valid is eval, but the corpus lists {len(listed['valid'])} clips for valid: leave "
             "the key out, or list them for train"
         )
+    check_writable(manifests_dir)
     logger.info("listed: %s", ", ".join(f"{split} {len(rows)}" for split, rows in listed.items()))
     reports = usable_clips(manifests_dir, listed, settings, num_jobs)
     for split, report in reports.items():
