@@ -54,6 +54,7 @@ main() {
     # shellcheck disable=SC2119  # no extras
     find_python
     cd -- "$RECIPE_DIR"
+    [[ ${OPT[check]} == no ]] || look_first
     read_keys
     local stage
     for ((stage = FIRST; stage <= LAST; stage++)); do
@@ -67,7 +68,7 @@ main() {
         elif ((stage == 5 && NODE == 0)); then
             make_folder "$EXP_DIR"
             LOCK_BASE=$EXP_DIR/.lock
-            try_lock || fail "another run is training in $PWD/$EXP_DIR: wait for it, or take another --tag"
+            try_lock || fail "another run is training in $PWD/$EXP_DIR$(lock_holder): wait for it, or take another --tag"
             # An update of a large model, and its checkpoint on a slow disk, take their time.
             GRACE_S=300
             run_stage "$stage"
@@ -104,6 +105,17 @@ print_commands() {
         printf 'cd %s && %s\n' "$(quote_command "$RECIPE_DIR")" \
             "$(quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}")"
     done
+}
+
+# Look at what a run needs, and leave with the exit code of that.
+look_first() {
+    local log_file status=0
+    log_file=$(mktemp)
+    build_command check
+    run_logged "$log_file" hide_launcher env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
+    status=$(own_status "$status" "$log_file")
+    rm -f -- "$log_file"
+    exit "$status"
 }
 
 # Run one stage unless it is done or has nothing to do.

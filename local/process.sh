@@ -100,6 +100,11 @@ report_stop() {
     exit "$STOPPED"
 }
 
+# Pass stdin on without anything that torchrun says itself.
+hide_launcher() {
+    sed -u -E '/^(W[0-9]{4} .*torch\/distributed|\*{20,}$)/d; /^E[0-9]{4} .*torch\/distributed/,$d'
+}
+
 # Pass stdin on without torchrun's report of processes that have only stopped as they were asked to.
 hide_stops() {
     local line rules held=()

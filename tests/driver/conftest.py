@@ -29,7 +29,7 @@ def drive(tree: Path) -> Callable[..., subprocess.CompletedProcess]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
 
     return call
