@@ -74,6 +74,7 @@ main() {
     # shellcheck disable=SC2119  # no extras
     find_python
     cd -- "$RECIPE_DIR"
+    [[ ${OPT[check]} == no ]] || look_first
     read_keys
     if runs_all_folds; then
         run_folds "$@"
@@ -108,7 +109,7 @@ run_stages() {
             LOCK_BASE=$EXP_DIR/.lock
             # Processes that an earlier run of this job has left on a lost node may still have it.
             is_queued_again && take_lock "$LOCK_BASE" "what is left of this job's earlier run" || try_lock ||
-                fail "another run is training in $PWD/$EXP_DIR: wait for it, or take another --tag"
+                fail "another run is training in $PWD/$EXP_DIR$(lock_holder): wait for it, or take another --tag"
             # An update of a large model, and its checkpoint on a slow disk, take their time.
             GRACE_S=300
             run_stage "$stage"
@@ -143,6 +144,17 @@ print_commands() {
         printf 'cd %s && %s\n' "$(quote_command "$RECIPE_DIR")" \
             "$(quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}")"
     done
+}
+
+# Look at what a run needs, and leave with the exit code of that.
+look_first() {
+    local log_file status=0
+    log_file=$(mktemp)
+    build_command check
+    run_logged "$log_file" hide_launcher env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
+    status=$(own_status "$status" "$log_file")
+    rm -f -- "$log_file"
+    exit "$status"
 }
 
 # Run one stage unless it is done or has nothing to do.

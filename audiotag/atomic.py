@@ -21,8 +21,10 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    # A new file always: never what somebody has put, or linked, under this name.
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open(mode, **text) as file:
+        with temporary.open(mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -83,6 +83,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.load(text, Loader=StrictLoader)  # noqa: S506 (a SafeLoader, see below)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not a configuration: it is nested too deeply") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -135,6 +137,8 @@ def override_tree(override: str) -> dict[str, Any]:
         value = yaml.load(text, Loader=StrictLoader)  # noqa: S506
     except yaml.YAMLError:
         value = text
+    except RecursionError:
+        raise ConfigError(f"--set {key}: the value is nested too deeply") from None
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         value = text  # a text with a colon in it
     for part in reversed(parts):

@@ -7,7 +7,7 @@
 readonly POLL_S=${AUDIOTAG_POLL_S:-10}
 # Options that are for the submission, or that a job gets in another way.
 readonly NOT_FOR_JOBS=' recipe config launcher slurm-conf stage stop-stage nj num-nodes ngpu part restart'\
-' force wait follow dry-run help '
+' force check wait follow dry-run help '
 
 HEADS=          # by stage's name: how its scripts begin
 SCRIPT_DIR=     # where scripts and logs of the jobs go

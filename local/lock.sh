@@ -8,7 +8,7 @@ LOCK_FD=    # its file descriptor, where flock serves
 take_lock() {
     LOCK_BASE=$1
     try_lock && return
-    log "waiting for $2"
+    log "waiting for $2$(lock_holder)"
     until try_lock; do
         sleep 1
     done
@@ -16,15 +16,37 @@ take_lock() {
 
 try_lock() {
     if command -v flock >/dev/null; then
-        exec {LOCK_FD}>"$LOCK_BASE"
+        exec {LOCK_FD}>>"$LOCK_BASE"
         flock --nonblock "$LOCK_FD" || { exec {LOCK_FD}>&-; return 1; }
+        describe_holder >"$LOCK_BASE"
     elif mkdir -- "$LOCK_BASE.d" 2>/dev/null; then
-        printf '%s\n' "$$" >"$LOCK_BASE.d/pid"
+        describe_holder >"$LOCK_BASE.d/holder"
     else
-        # Its maker may have been killed.
-        kill -0 "$(cat -- "$LOCK_BASE.d/pid" 2>/dev/null)" 2>/dev/null || rm -rf -- "$LOCK_BASE.d"
+        # Its maker may have been killed; of one on another machine nothing is known.
+        is_dead "$LOCK_BASE.d/holder" && rm -rf -- "$LOCK_BASE.d"
         return 1
     fi
+}
+
+# Print who takes the lock: process, machine, the scheduler's job, and since when.
+describe_holder() {
+    local job=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-${JOB_ID:-}}}}
+    printf 'process %s on %s%s, since %s\n' "$$" "$(uname -n)" "${job:+, job $job}" "$(date '+%Y-%m-%d %H:%M:%S')"
+}
+
+# Print who has the lock, in brackets; nothing where that is not known.
+lock_holder() {
+    local file=$LOCK_BASE line=
+    [[ ! -d $LOCK_BASE.d ]] || file=$LOCK_BASE.d/holder
+    { read -r line <"$file"; } 2>/dev/null || true
+    [[ $line != 'process '* ]] || printf ' (%s)\n' "$line"
+}
+
+# Whether the holder that a file names was a process of this machine, and has ended.
+is_dead() {
+    local pid on host
+    { read -r _ pid on host _ <"$1"; } 2>/dev/null || return 1
+    [[ $on == on && ${host%,} == "$(uname -n)" ]] && ! kill -0 "$pid" 2>/dev/null
 }
 
 release_lock() {

@@ -28,6 +28,7 @@ best       | -            | no                                  | take the epoch
 use-averaged-model | -    | no                                  | with --avg, the mean of the weights over all updates of these epochs in place of that of their checkpoints: evaluation.use_averaged_model
 restart    | -            | no                                  | train afresh; an earlier run of this tag is kept in exp/<tag>.old-<n>
 force      | -            | no                                  | redo the requested stages even when they are done; stage 5 as with --restart
+check      | -            | no                                  | look at machine, processes, corpus, disk space and locks with the settings of the run, and run nothing
 dry-run    | -            | no                                  | print the commands of the stages and run nothing
 verbose    | -            | no                                  | log more, and show tracebacks of errors
 help       | -            | no                                  | print this text

@@ -133,6 +133,11 @@ hide_hangups() {
     ((${#trace[@]} == 0)) || printf '%s\n' "${trace[@]}"
 }
 
+# Pass stdin on without anything that torchrun says itself.
+hide_launcher() {
+    sed -u -E '/^(W[0-9]{4} .*torch\/distributed|\*{20,}$)/d; /^E[0-9]{4} .*torch\/distributed/,$d'
+}
+
 # Pass stdin on without torchrun's report of processes that have only stopped as they were asked to.
 hide_stops() {
     local line rules held=()

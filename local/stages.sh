@@ -120,7 +120,16 @@ build_command() {
             build_launcher
             COMMAND+=(audiotag.bin.evaluate "${config[@]}" --data-dir "$DATA_DIR" --exp-dir "$EXP_DIR")
             ;;
-        7) COMMAND=("$PYTHON" -m audiotag.bin.report "${config[@]}" --exp-dir "$EXP_DIR") ;;
+        check)
+            use_gpus "$NGPU"
+            build_launcher
+            COMMAND+=(audiotag.bin.check "${config[@]}" --data-dir "$DATA_DIR" --exp-dir "$EXP_DIR")
+            ;;
+        7)
+            # Its list of fonts goes here, and not into the user's home.
+            ENVIRONMENT+=("MPLCONFIGDIR=${MPLCONFIGDIR:-$RECIPE_DIR/data/cache/matplotlib}")
+            COMMAND=("$PYTHON" -m audiotag.bin.report "${config[@]}" --exp-dir "$EXP_DIR")
+            ;;
         8)
             COMMAND=("$PYTHON" -m audiotag.bin.export "${config[@]}" --exp-dir "$EXP_DIR")
             COMMAND+=(--to package --dest "$EXP_DIR/export")

@@ -22,6 +22,15 @@ training: {epochs: 4, log_every: 2}
 """
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--soak-cycles",
+        type=int,
+        default=12,
+        help="kills in tests/training/test_soak.py (slow); 300 take 20 min",
+    )
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """What a command sets up that a test calls in its own process must not reach the next test."""
@@ -67,7 +76,11 @@ class Recipe:
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Recipe:
     """48 clips, 12 of which are held out of training, and 12 more to evaluate on."""
-    recipe = Recipe(tmp_path_factory.mktemp("recipe"))
+    return make_recipe(Recipe(tmp_path_factory.mktemp("recipe")))
+
+
+def make_recipe(recipe: Recipe) -> Recipe:
+    """Generate and prepare the small corpus in a recipe's folder."""
     (recipe.folder / "config.yaml").write_text(CONFIG)
     for module, *arguments in (
         ("synthesize", "--dest", "corpus", "--seed", "7", "--train-clips", "48", "--eval-clips", "12"),

@@ -42,6 +42,16 @@ def test_the_file_is_readable_as_the_umask_says_and_line_ends_are_kept(tmp_path)
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_link_that_lies_under_the_temporary_name_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("dear")
+    (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
+    with atomic_write(tmp_path / "a.txt") as file:
+        file.write("new")
+    assert (tmp_path / "victim").read_text() == "dear"
+    assert (tmp_path / "a.txt").read_text() == "new" and not (tmp_path / "a.txt").is_symlink()
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.txt", "victim"]
+
+
 def test_a_write_that_the_system_refuses_names_the_file_and_keeps_the_old_one(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     code = """

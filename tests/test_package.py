@@ -10,6 +10,8 @@ import torch
 import audiotag
 from audiotag.errors import CheckpointError
 from audiotag.export.package import export_package, load_model
+from audiotag.labels import Label, LabelTable
+from audiotag.seal import unsealed
 from audiotag.training.checkpoint import save_checkpoint
 from tests.tiny import tiny_checkpoint, tiny_config, tiny_labels, tiny_tagger
 
@@ -56,7 +58,7 @@ def test_the_loss_is_known_in_every_form(folder, tmp_path):
         save_checkpoint(tmp_path / "epoch-1.pt", {**tiny_checkpoint(), "config": trained})
         assert load_model(tmp_path / "epoch-1.pt").loss == loss
     path = folder / "config.json"
-    description = json.loads(path.read_text())
+    description = unsealed(json.loads(path.read_text()))
     for damage in ("ce", {"name": 3}, []):
         path.write_text(json.dumps({**description, "loss": damage}))
         with pytest.raises(CheckpointError, match="its section 'loss' is damaged"):
@@ -100,7 +102,7 @@ def test_damaged_folders_are_refused_by_name(folder, name, damage):
 )
 def test_a_description_that_does_not_make_a_model_is_refused(folder, section, key, value, message):
     path = folder / "config.json"
-    description = json.loads(path.read_text())
+    description = unsealed(json.loads(path.read_text()))
     description[section][key] = value
     if value is None:
         del description[section][key]
@@ -109,6 +111,21 @@ def test_a_description_that_does_not_make_a_model_is_refused(folder, section, ke
         audiotag.load(folder)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "labels.csv"])
+def test_a_file_of_another_export_is_refused(folder, tmp_path, name):
+    other = tmp_path / "other"
+    labels = LabelTable([Label(index, f"/m/{index:03d}", f"other class {index}") for index in range(3)])
+    export_package(other, weights=tiny_tagger(5).state_dict(), config=tiny_config(), labels=labels, info={})
+    (folder / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged or not the one that was exported"):
+        audiotag.load(folder)
+    path = folder / "config.json"
+    description = unsealed(json.loads(path.read_text()))
+    del description["sha256"]
+    path.write_text(json.dumps(description))
+    audiotag.load(folder)  # by hand, and meant
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -31,6 +31,7 @@ from audiotag.training.averaging import (
     weight_overrides,
 )
 from audiotag.training.loaders import windowing
+from audiotag.writable import check_writable
 
 logger = logging.getLogger("audiotag.evaluate")
 
@@ -45,6 +46,7 @@ def main() -> None:
         chosen = choose_weights(args.exp_dir, config.evaluation)
         logger.info("weights: %s (%s)", chosen.name, ", ".join(chosen.files))
         if world.is_main:
+            check_writable(args.exp_dir)
             warn_of_unmeasured_weights(chosen)
         model = chosen_model(chosen, args.exp_dir, world.device)
         if not model.tagger.encoder.batch_independent:

@@ -44,6 +44,7 @@ from audiotag.data.splits import manifest_path, open_split, read_coverage
 from audiotag.errors import DataError
 from audiotag.frontend import FRAME_SHIFT, PRESETS, SAMPLING_RATE, Frontend
 from audiotag.logs import progress
+from audiotag.writable import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ def extract_features(
     """
     split = result.stem.removeprefix("cuts_")
     archives = archives_of(result)
+    check_writable(archives)
     archives.mkdir(parents=True, exist_ok=True)
     settings = (FEATURES_VERSION, TICK_POWER, preset, PRESETS[preset])
     bounds = shard_bounds(manifest.durations)

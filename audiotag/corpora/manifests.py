@@ -16,6 +16,7 @@ from audiotag.atomic import atomic_write
 from audiotag.corpora.matrices import Matrix
 from audiotag.corpora.probe import Probe
 from audiotag.errors import DataError
+from audiotag.seal import sealed
 
 SPLITS = ("train", "valid", "eval")
 NUM_EXAMPLES = 3
@@ -206,8 +207,8 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file with its checksum, whole or not at all."""
     with atomic_write(path) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
+        json.dump(sealed(content), file, indent=1, ensure_ascii=False)
         file.write("\n")

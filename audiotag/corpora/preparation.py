@@ -35,6 +35,7 @@ from audiotag.corpora.selection import measure_parts, select_clips
 from audiotag.corpora.validation import choose_valid
 from audiotag.errors import ConfigError
 from audiotag.labels import LabelTable
+from audiotag.writable import check_writable
 
 __all__ = ["Listed", "Part", "prepare_splits"]
 
@@ -71,6 +72,7 @@ def prepare_splits(
             f"corpus.valid is {settings.valid}, but the corpus lists {len(listed['valid'])} clips for valid: "
             "leave the key out, or list them for train"
         )
+    check_writable(manifests_dir)
     logger.info("listed: %s", ", ".join(f"{split} {len(rows)}" for split, rows in listed.items()))
     if task is not None:
         probe_clips(manifests_dir, listed, num_jobs, task)

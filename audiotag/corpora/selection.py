@@ -12,6 +12,7 @@ from audiotag.corpora.manifests import SPLITS, Clip, Skipped, SplitReport
 from audiotag.corpora.matrices import Matrix
 from audiotag.corpora.probe import Probe
 from audiotag.corpora.probecache import PartOfFile, probe_parts
+from audiotag.fields import has_control_characters
 
 
 def select_clips(
@@ -50,7 +51,7 @@ def usable_clip(row: Listed, probe: Probe, min_duration_s: float, keep_silent: b
     if row.problem:
         return row.problem
     if not is_good_id(row.id):
-        return "bad id: it is empty, has a line break or is not UTF-8"
+        return "bad id: it is empty, has a control character such as a line break, or is not UTF-8"
     if not row.source:
         return "missing"
     if probe.problem and not (keep_silent and probe.is_silent):
@@ -68,9 +69,9 @@ def usable_clip(row: Listed, probe: Probe, min_duration_s: float, keep_silent: b
 
 
 def is_good_id(clip_id: str) -> bool:
-    """Whether an id can stand in a manifest and in a list with one id in each line."""
+    """Whether an id can stand in a manifest, in a list with one id in each line, and on a screen."""
     try:
-        return len(clip_id.encode("utf-8").splitlines()) == 1
+        return len(clip_id.encode("utf-8").splitlines()) == 1 and not has_control_characters(clip_id)
     except UnicodeEncodeError:
         return False
 

@@ -32,6 +32,7 @@ from audiotag.data.splits import (
 from audiotag.data.stagefiles import damaged, missing
 from audiotag.errors import DataError
 from audiotag.frontend import Frontend
+from audiotag.writable import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def corpus_stats(
         num_jobs: processes.
     """
     folder = stats_dir(data_dir, name)
+    check_writable(folder)
     table = read_labels(data_dir)
     coverage = read_coverage(data_dir)
     manifests = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.errors import DataError
+from audiotag.seal import unsealed
 
 MAX_REASON = 200
 
@@ -39,11 +40,11 @@ def read_objects(path: Path, stage: int) -> dict[str, dict[str, Any]]:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """A JSON object; ValueError for whatever else there may be."""
+    """A JSON object without its checksum; ValueError for whatever else there may be."""
     try:
         content = json.loads(text.decode())
-    except RecursionError as error:
+    except (RecursionError, UnicodeDecodeError) as error:  # of which the latter would quote the whole text
         raise ValueError(str(error)) from None
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, found {type(content).__name__}")
-    return content
+    return unsealed(content)

@@ -96,7 +96,7 @@ def read_config(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not valid YAML ({error})") from None
     return tree if isinstance(tree, dict) else {}
 

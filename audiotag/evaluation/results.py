@@ -22,6 +22,8 @@ from audiotag.evaluation.ranking import d_prime
 from audiotag.evaluation.scores import Scores
 from audiotag.evaluation.thresholds import Thresholds, read_thresholds, write_thresholds
 from audiotag.labels import LabelTable
+from audiotag.provenance import file_digest
+from audiotag.seal import sealed
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Evaluation:
     (by name, what averaged files were made of), `training` (`processes`, `provenance` and `init` of the
     checkpoint), `selected_on` (the split whose metric chose the epoch), `precision`, `device`, `batch_size`,
     `windows`, `coverage` (as `read_coverage` gives it) and `provenance` (texts by name, among them the
-    command).
+    command). sha256: digests of the files beside metrics.json that have no checksums of their own.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Evaluation:
     intervals: dict[str, list[float]] = field(default_factory=dict)
     resamplings: int = 0
     bins: np.ndarray | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -67,7 +70,11 @@ class Evaluation:
     @cached_property
     def classes(self) -> list[ClassResult]:
         """The results of all classes in the order of their indices."""
-        return read_per_class(self.folder / "per_class.csv")
+        path = self.folder / "per_class.csv"
+        classes = read_per_class(path)
+        if self.sha256.get(path.name) not in (None, file_digest(path)):
+            raise DataError(f"{path} was changed after it was written; run stage 6 again")
+        return classes
 
     def scores(self) -> Scores:
         """The stored scores."""
@@ -110,7 +117,7 @@ def write_evaluation(
         "zero_without_positives": zero_without_positives,
         "info": dict(info),
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    json.dumps(content, allow_nan=False, default=str)  # what cannot be written ends here, all as it was
     folder.mkdir(parents=True, exist_ok=True)
     # A reader takes metrics.json as the sign that the rest is there and belongs to it.
     (folder / "metrics.json").unlink(missing_ok=True)
@@ -118,6 +125,8 @@ def write_evaluation(
     write_per_class(folder / "per_class.csv", metrics, labels)
     thresholds = metrics.tuned_thresholds(clips_of(str(info.get("split")), info))
     write_thresholds(folder / "thresholds.json", thresholds, labels, metrics.positives, len(scores.ids))
+    content["sha256"] = {"per_class.csv": file_digest(folder / "per_class.csv")}
+    text = json.dumps(sealed(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
     with atomic_write(folder / "metrics.json") as file:
         file.write(text + "\n")
     return metrics
@@ -178,6 +187,7 @@ def read_evaluation(folder: Path | str) -> Evaluation:
             intervals={name: interval(pair) for name, pair in content.get("intervals", {}).items()},
             resamplings=int(content.get("resamplings", 0)),
             bins=read_bins(content.get("calibration")),
+            sha256=dict(content.get("sha256", {})),
         )
     except FileNotFoundError:
         raise DataError(f"no evaluation in {folder}: metrics.json is missing; run stage 6") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ class Scores:
         # What numpy and zipfile raise for bytes that are not, or no longer, an npz file.
         except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}: not a score file, or damaged ({error}); run stage 6 again") from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # zipfile seeks to impossible places in damaged files.
+            raise DataError(f"{path}: not a score file, or damaged; run stage 6 again") from None
 
 
 def compact(labels: np.ndarray) -> np.ndarray:

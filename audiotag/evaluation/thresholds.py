@@ -19,6 +19,7 @@ from audiotag.data.stagefiles import parse_object
 from audiotag.errors import DataError
 from audiotag.evaluation.ranking import Steps, best_f1
 from audiotag.labels import Label
+from audiotag.seal import sealed
 
 RULE = "a class is present where its logit is at least the threshold's"
 
@@ -69,7 +70,7 @@ def write_thresholds(
         ],
     }
     with atomic_write(path) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump(sealed(content), file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 

@@ -21,12 +21,15 @@ from audiotag.configfile import validate
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import CheckpointError, ConfigError, DataError
 from audiotag.labels import LabelTable
+from audiotag.provenance import file_digest
+from audiotag.seal import sealed
 from audiotag.tagger import Tagger, build_tagger
 from audiotag.training.checkpoint import load_checkpoint, load_weights
 
 FORMAT = "audiotag-model"
 VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
+DIGESTED = (WEIGHTS_FILE, "labels.csv")
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,18 @@ def export_package(
         "num_classes": len(labels),
         "info": info,
     }
+    (folder / "config.json").unlink(missing_ok=True)  # it comes last, as the sign that all belongs together
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
-    with atomic_write(folder / "config.json") as file:
-        json.dump(description, file, indent=2)
     labels.write(folder / "labels.csv")
     if thresholds is None:
         (folder / "thresholds.json").unlink(missing_ok=True)  # of an earlier export
     else:
         with atomic_write(folder / "thresholds.json", "wb") as file:
             file.write(thresholds)
+    description["sha256"] = {name: file_digest(folder / name) for name in DIGESTED}
+    with atomic_write(folder / "config.json") as file:
+        json.dump(sealed(description), file, indent=2)
 
 
 def load_tagger(path: str | Path, device: str = "cpu") -> Tagger:
@@ -95,8 +100,9 @@ def load_model(path: str | Path, device: str = "cpu") -> TrainedModel:
     """The model of a training checkpoint (a file) or an exported folder."""
     path = Path(path)
     if path.is_dir():
-        tree, labels = read_description(path), read_package_labels(path)
-        weights = read_weights(path / WEIGHTS_FILE)
+        tree = read_description(path)
+        check_digests(path, tree)
+        labels, weights = read_package_labels(path), read_weights(path / WEIGHTS_FILE)
         sources = (path / "config.json", path / WEIGHTS_FILE)
         return assemble(tree, labels, weights, sources, device)
     state = load_checkpoint(path)
@@ -154,6 +160,20 @@ def read_description(folder: Path) -> dict[str, Any]:
     if description.get("version") != VERSION:
         raise CheckpointError(f"{path}: version {description.get('version')}, this audiotag reads {VERSION}")
     return description
+
+
+def check_digests(folder: Path, description: dict[str, Any]) -> None:
+    """Compare the files of an exported folder with what config.json says of them, in folders that it does."""
+    digests = description.get("sha256", {})
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{folder / 'config.json'}: its entry 'sha256' is damaged")
+    for name in DIGESTED:
+        path = folder / name
+        if name in digests and path.is_file() and file_digest(path) != digests[name]:
+            raise CheckpointError(
+                f"{path} is damaged or not the one that was exported: its SHA-256 is not in config.json; "
+                'export again, or delete "sha256" and "checksum" in config.json if the change is meant'
+            )
 
 
 def read_sections(tree: dict[str, Any], source: Path) -> dict[str, Any]:

@@ -162,8 +162,9 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state; settings such as weight decay are and remain those of the configuration."""
+        # The rate of the last update stays, for a checkpoint that is written before the next one.
         settings = [
-            {key: value for key, value in group.items() if key != "params"}
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
             for group in self.optimizer.param_groups
         ]
         if fits(state["optimizer"], self.optimizer):

@@ -15,6 +15,7 @@ import soundfile
 
 from audiotag.configcorpus import AudioSetCorpus
 from audiotag.corpora.audioset import prepare_audioset
+from audiotag.seal import unsealed
 from tests.corpora.classes import MIDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ class Folder:
 
     def coverage(self) -> dict:
         """What coverage.json says."""
-        return json.loads((self.manifests / "coverage.json").read_text())
+        return unsealed(json.loads((self.manifests / "coverage.json").read_text()))
 
     def run(self, module: str, *arguments: str, config: str | None = CONFIG) -> subprocess.CompletedProcess:
         """Run a command of the package in the folder, with a configuration unless that is None."""

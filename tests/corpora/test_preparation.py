@@ -16,6 +16,7 @@ from audiotag.data.index import IndexedManifest
 from audiotag.data.loading import load_audio
 from audiotag.errors import ConfigError, DataError
 from audiotag.labels import Label, LabelTable
+from audiotag.seal import unsealed
 
 RATE = 16000
 TABLE = LabelTable([Label(i, mid, f"class {i}") for i, mid in enumerate(("/m/a", "/m/b", "/m/c"))])
@@ -56,7 +57,7 @@ class Corpus:
             return {row["id"]: row["reason"] for row in csv.DictReader(file)}
 
     def coverage(self):
-        return json.loads((self.manifests / "coverage.json").read_text())
+        return unsealed(json.loads((self.manifests / "coverage.json").read_text()))
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ def test_the_folder_holds_files_of_the_documented_form(folder, make_labels):
     assert sorted(path.name for path in folder.iterdir()) == names
     text = (folder / "metrics.json").read_text(encoding="utf-8")
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    keys = "calibration classes_without_positives info intervals metrics resamplings zero_without_positives"
-    assert sorted(content) == keys.split()
+    keys = "calibration checksum classes_without_positives info intervals metrics resamplings sha256"
+    assert sorted(content) == [*keys.split(), "zero_without_positives"]
     assert content["metrics"]["num_clips"] == 30
     assert content["classes_without_positives"] == ["Sound 4"]
     assert content["info"]["file"] == "exp/x/epoch-3.pt"
@@ -66,7 +66,7 @@ def test_it_is_read_back_as_written(folder, make_scores, make_labels):
 def test_a_folder_of_an_earlier_version_is_read(folder):
     path = folder / "metrics.json"
     content = json.loads(path.read_text())
-    for key in ("intervals", "resamplings", "calibration"):
+    for key in ("intervals", "resamplings", "calibration", "sha256", "checksum"):
         del content[key]
     path.write_text(json.dumps(content))
     with (folder / "per_class.csv").open(newline="", encoding="utf-8") as file:

@@ -23,6 +23,7 @@ from audiotag.evaluation.results import write_evaluation
 from audiotag.evaluation.scores import Scores
 from audiotag.export.thresholds import find_thresholds
 from audiotag.labels import LabelTable
+from audiotag.seal import unsealed
 from audiotag.training.averaging import add_weight_arguments, choose_weights, weight_overrides
 from audiotag.training.checkpoint import epoch_path, load_checkpoint, save_checkpoint
 from tests.tiny import tiny_checkpoint, tiny_config
@@ -324,7 +325,7 @@ def test_evaluations_that_do_not_say_which_weights_they_are_of_are_known_by_name
     chosen = choose_weights(run.folder, WeightChoice(epoch=3))
     of_old = evaluated(run.folder / "eval_valid_epoch3", "valid", chosen, 1)
     path = run.folder / "eval_valid_epoch3" / "metrics.json"
-    content = json.loads(path.read_text())
+    content = unsealed(json.loads(path.read_text()))
     for key in ("kind", "between", "averaged"):
         del content["info"][key]
     path.write_text(json.dumps(content))

@@ -147,9 +147,8 @@ def test_state_goes_on_exactly_with_settings_of_the_configuration():
     other = learner()
     other.tagger.load_state_dict(one.tagger.state_dict())
     other.load_state_dict(copy.deepcopy(one.state_dict()))
-    assert [group["lr"] for group in other.optimizer.param_groups] == [0.01] * len(
-        other.optimizer.param_groups
-    )
+    # A checkpoint that is written before the next update has the rate of the last one, as without a break.
+    assert {group["lr"] for group in other.optimizer.param_groups} == {0.01 * 0.1}
     for made in (one, other):
         learn(made, inputs(9))
     assert same(weights(one), weights(other))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -130,11 +134,115 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that refuses locks, as some network ones do."""
+
     def refuse(file, operation):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(runlock.fcntl, "lockf", refuse)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Beats that a test can wait for."""
+    monkeypatch.setattr(runlock, "BEAT_S", 0.1)
+    monkeypatch.setattr(runlock, "SILENCE_S", 1.0)
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, no_locks, caplog):
     with lock_run(tmp_path):
         pass
     assert "knows no locks" in caplog.text
+
+
+def leave(folder: Path, host: str, pid: int) -> Path:
+    """The lock file of a run that nobody ended in peace."""
+    path = folder / LOCK_NAME
+    path.write_text(json.dumps({"host": host, "pid": pid, "job": "815", "since": "today"}))
+    return path
+
+
+@contextlib.contextmanager
+def beating(path: Path):
+    """Touch a file as a run on another machine would, without a lock on it that reaches this one."""
+    left = threading.Event()
+    thread = threading.Thread(target=runlock.beat, args=(path, left))
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
+
+
+def test_a_run_on_another_machine_is_known_by_its_beat(tmp_path, quick):
+    with beating(leave(tmp_path, "node7", 4321)):
+        with (
+            pytest.raises(ConfigError, match=r"process 4321 on node7, job 815, since today\)"),
+            lock_run(tmp_path),
+        ):
+            pass
+        assert "process 4321 on node7" in runlock.running_in(tmp_path)
+    assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == 4321
+
+
+def test_a_run_on_another_machine_that_is_silent_is_gone(tmp_path, quick):
+    path = leave(tmp_path, "node7", 4321)
+    start = time.monotonic()
+    with lock_run(tmp_path):  # after a while, since it was touched just now
+        assert time.monotonic() - start >= 1.0
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    leave(tmp_path, "node7", 4321)
+    os.utime(path, (1, 1))
+    start = time.monotonic()
+    with lock_run(tmp_path):  # at once
+        assert time.monotonic() - start < 0.9
+
+
+def test_a_dead_process_of_this_machine_is_gone_at_once(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    leave(tmp_path, socket.gethostname(), child.pid)
+    start = time.monotonic()
+    with lock_run(tmp_path):
+        assert time.monotonic() - start < 4.0
+
+
+def test_without_locks_a_living_process_of_this_machine_holds_the_folder(tmp_path, no_locks, quick):
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        path = leave(tmp_path, socket.gethostname(), child.pid)
+        refused = pytest.raises(ConfigError, match=f"process {child.pid} on ")
+        with beating(path), refused, lock_run(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_run_beats_and_leaves_no_name(tmp_path, quick):
+    path = tmp_path / LOCK_NAME
+    with lock_run(tmp_path):
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert path.read_text() == ""
+    assert runlock.running_in(tmp_path) is None
+
+
+def test_looking_who_is_there_changes_nothing(tmp_path, impatient):
+    assert runlock.running_in(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+    holder = start_holder(tmp_path)
+    try:
+        go(holder)
+        holder.stdout.readline()
+        assert f"(process {holder.pid} on " in runlock.running_in(tmp_path)
+        with pytest.raises(ConfigError), lock_run(tmp_path):
+            pass
+    finally:
+        holder.kill()

@@ -37,9 +37,12 @@ fetch() {
 
 download() {
     "${PYTHON:-python3}" - "$1" "$2" <<'PROGRAM'
+import base64
+import hashlib
 import shutil
 import sys
 import urllib.request
+from pathlib import Path
 
 url, path = sys.argv[1:]
 try:
@@ -48,6 +51,13 @@ try:
         expected = answer.headers.get("Content-Length")
         if expected is not None and file.tell() != int(expected):
             sys.exit(f"only {file.tell()} of {expected} bytes arrived")
+        # Google's storage tells the MD5 of what it sends: x-goog-hash: md5=..., perhaps beside another.
+        hashes = ",".join(answer.headers.get_all("x-goog-hash", []))
+    digest = hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).digest()
+    for word in hashes.split(","):
+        name, _, value = word.strip().partition("=")
+        if name == "md5" and base64.b64decode(value) != digest:
+            sys.exit("other bytes arrived than were sent: the MD5 differs")
 except OSError as error:
     sys.exit(str(error))
 PROGRAM

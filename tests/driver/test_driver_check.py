@@ -1,0 +1,98 @@
+"""./run.sh --check, and who is named where a lock is held."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from clone import environment
+
+
+def files(tree):
+    return sorted(path for path in tree.rglob("*") if "__pycache__" not in path.parts)
+
+
+def test_a_look_before_the_first_stage_changes_nothing(drive, tree, tmp_path):
+    before = files(tree / "egs")
+    done = drive("--check", env={"TMPDIR": str(tmp_path)})
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert re.search(r"^fail +corpus .* is not there: run stage 0", done.stdout, re.MULTILINE)
+    assert "1 failed" in done.stdout
+    assert files(tree / "egs") == before
+
+
+def test_a_look_by_two_processes_has_the_exit_code_of_what_it_found(drive, tree):
+    done = drive("--check", "--ngpu", "2")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert re.search(r"^ok +processes +all 2 add up a tensor by gloo", done.stdout, re.MULTILINE)
+    assert "Root Cause" not in done.stdout + done.stderr and "torch/distributed" not in done.stdout
+    assert drive("--check", "--set", "training.epoch=3").returncode == 2
+
+
+LOCKING = """
+source local/log.sh; source local/lock.sh
+LOCK_BASE=$1
+try_lock || { printf 'held%s\\n' "$(lock_holder)"; exit 1; }
+printf 'mine\\n'
+read -r _ || true
+"""
+
+
+def lock(tree, base, **changes):
+    """A shell that takes a lock and keeps it until its input ends."""
+    return subprocess.Popen(
+        ["bash", "-c", LOCKING, "bash", str(base)],
+        cwd=tree,
+        env=environment(**changes),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def check_lock(tree, base, **changes):
+    first = lock(tree, base, SLURM_JOB_ID="815", **changes)
+    try:
+        assert first.stdout.readline() == "mine\n"
+        told = lock(tree, base, **changes).communicate(timeout=30)[0]
+        expected = rf"held \(process {first.pid} on {os.uname().nodename}, job 815, since \d{{4}}-.*\)\n"
+        assert re.fullmatch(expected, told), told
+    finally:
+        first.kill()
+        first.wait()
+    # Killed, it has left its name, and the lock is free all the same.
+    for _ in range(3):
+        told = lock(tree, base, **changes).communicate(timeout=30)[0]
+        if told == "mine\n":
+            return
+    raise AssertionError(told)
+
+
+@pytest.fixture
+def without_flock(tmp_path):
+    """A folder of programs as a small system has them."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "date", "mkdir", "rm", "uname"):
+        (tools / name).symlink_to(shutil.which(name))
+    return tools
+
+
+def test_a_lock_names_its_holder(tree, tmp_path):
+    check_lock(tree, tmp_path / ".lock")
+
+
+def test_a_lock_names_its_holder_also_without_flock(tree, tmp_path, without_flock):
+    check_lock(tree, tmp_path / ".lock", PATH=str(without_flock))
+
+
+def test_a_lock_of_another_machine_is_left_alone_without_flock(tree, tmp_path, without_flock):
+    folder = tmp_path / ".lock.d"
+    folder.mkdir()
+    (folder / "holder").write_text("process 99999999 on node7, since 2026-01-01 00:00:00\n")
+    told = lock(tree, tmp_path / ".lock", PATH=str(without_flock)).communicate(timeout=30)[0]
+    assert told == "held (process 99999999 on node7, since 2026-01-01 00:00:00)\n"
+    assert folder.exists()

@@ -1,0 +1,27 @@
+"""Killed and started again at many moments, by call and not by clock; `--soak-cycles 300` for a long one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_runs_end_with_the_same_bits_however_often_they_were_killed(recipe, pytestconfig):
+    cycles = pytestconfig.getoption("--soak-cycles")
+    # A process of its own: one that has trained before must not be forked.
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.soak", f"--cycles={cycles}", f"--folder={recipe.folder}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = int(done.stdout.strip().splitlines()[-1].split(" after ")[1].split()[0])
+    assert kills >= cycles
