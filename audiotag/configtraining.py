@@ -75,7 +75,11 @@ class Training(Section):
     """Compute the encoder's blocks a second time in the backward pass in place of keeping what they computed:
     less memory, about a third more time."""
     accumulate: Count = 1
-    """Batches whose gradients are added up before one update."""
+    """Batches of each process whose gradients are added up before one update."""
+    batches_per_update: Count | None = None
+    """Batches of an update over all processes: `accumulate` becomes this over their number, which has to
+    divide it, so that the effective batch stays the same on other numbers of GPUs and nodes; null goes by
+    `accumulate`."""
     clip_norm: Positive | None = 1.0
     """Largest norm of the gradient; null does not clip."""
     batch_count: Literal["trained", "configured", "updates"] = "trained"

@@ -15,6 +15,7 @@ from audiotag.data.splits import read_labels
 from audiotag.errors import AudiotagError
 from audiotag.labels import Label, LabelTable
 from audiotag.tagger import build_tagger
+from audiotag.training.globalbatch import share_batches
 from audiotag.training.loaders import fill_in_statistics
 
 # The head is a small part of a model whose classes are not known yet.
@@ -61,11 +62,12 @@ def check_model(config: Config, data_dir: Path, processes: int) -> tuple[Finding
         except AudiotagError:  # stage 4 will measure them
             sections["features"]["normalization"] = "preset"
     try:
+        training = share_batches(config, processes).training
         tagger = build_tagger(sections["features"], sections["encoder"], labels)
     except Exception as error:
         return failed("configuration", error), 0
     count = sum(parameter.numel() for parameter in tagger.parameters())
-    data, training = config.data, config.training
+    data = config.data
     limits = [f"{data.batch_size} clips"] if data.batch_size else []
     limits += [f"{data.max_duration_s} s"] if data.max_duration_s else []
     factor = processes * training.accumulate

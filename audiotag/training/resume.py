@@ -39,6 +39,8 @@ FREE_KEYS = (
     "training.validate_every_epochs",
     "training.validate_every_steps",
 )
+# The first follows from the second, where that is given, and from the number of processes.
+ACCUMULATE, PER_UPDATE = "training.accumulate", "training.batches_per_update"
 # What a run writes, which moves when another begins in its place; the driver's log and locks stay.
 STAYS = ("log", ".lock", ".lock.d", ".run.lock")
 
@@ -146,10 +148,13 @@ def check_same_run(
             raise ConfigError(f"{what}; {advice}, or go on all the same with --allow-changes")
         logger.warning("%s", what)
     if state["position"]["world_size"] != world_size:
-        logger.warning(
-            "trained by %d processes so far, by %d from here: the effective batch changes by the same factor",
+        batches = record["config"]["training"]["batches_per_update"]
+        logger.log(
+            logging.WARNING if batches is None else logging.INFO,
+            "trained by %d processes so far, by %d from here: the effective batch %s",
             state["position"]["world_size"],
             world_size,
+            "changes by the same factor" if batches is None else f"stays at {batches} batches",
         )
 
 
@@ -176,7 +181,8 @@ def check_config(
     changes = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     for key in changes:
         logger.info("changed since the checkpoint: %s was %r, is %r", key, before.get(key), now.get(key))
-    refused = [key for key in changes if not is_free(key)]
+    free = ACCUMULATE if now[PER_UPDATE] is not None and before[PER_UPDATE] == now[PER_UPDATE] else None
+    refused = [key for key in changes if not is_free(key) and key != free]
     if refused and not allow_changes:
         listed = ", ".join(f"{key} ({before.get(key)!r} -> {now.get(key)!r})" for key in refused[:5])
         listed += f" and {len(refused) - 5} more" if len(refused) > 5 else ""

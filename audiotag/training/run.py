@@ -38,6 +38,7 @@ from audiotag.training.autobatch import largest_duration
 from audiotag.training.batchcount import BatchCount
 from audiotag.training.classweights import class_counts
 from audiotag.training.flops import BatchFlops, peak_flops
+from audiotag.training.globalbatch import share_batches
 from audiotag.training.keeper import CheckpointKeeper
 from audiotag.training.learner import Learner
 from audiotag.training.loaders import (
@@ -109,6 +110,7 @@ def prepare_trainer(
         logger.info("this run has begun afresh already, before it was started again: going on")
         options = replace(options, restart=False)
     allow_tf32(config.training.tf32)
+    config = share_batches(config, world.size)
     labels = read_labels(data_dir)
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)

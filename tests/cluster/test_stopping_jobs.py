@@ -67,13 +67,14 @@ def test_a_cancelled_job_saves_and_is_not_queued_again(cluster: Cluster, undistu
 
 
 def test_it_goes_on_with_fewer_nodes(cluster: Cluster, undisturbed):
-    job = disturbed(cluster, "fewer")
+    together = ("--set", "training.batches_per_update=2")
+    job = disturbed(cluster, "fewer", *together)
     cluster.call("scancel", job.number)
     job.wait()
-    job = cluster.submit("fewer", "--num-nodes", "1")
+    job = cluster.submit("fewer", "--num-nodes", "1", *together)
     assert job.wait() == "COMPLETED", job.log
-    assert "trained by 2 processes so far, by 1 from here" in job.log
-    assert (cluster.exp("fewer") / LAST).exists()
+    assert "by 2 processes so far, by 1 from here: the effective batch stays at 2 batches" in job.log
+    assert_same_run(undisturbed, cluster.exp("fewer"), LAST)
 
 
 def test_what_cannot_be_mended_is_not_tried_again(cluster: Cluster, undisturbed):

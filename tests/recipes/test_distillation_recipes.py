@@ -45,7 +45,7 @@ def test_the_training_has_the_published_settings(config):
     assert (optimizer.eps, optimizer.weight_decay) == (1e-8, 0.0)
     schedule = config.schedule
     assert (schedule.name, schedule.warmup_ratio, schedule.final_factor) == ("linear", 0.1, 0.0)
-    assert (config.data.batch_size, training.accumulate, training.epochs) == (32, 4, 10)
+    assert (config.data.batch_size, training.batches_per_update, training.epochs) == (32, 4, 10)
     assert (training.amp, config.seed, config.loss.name) == ("fp16", 0, "bce")
     assert config.corpus.train_lists == ["balanced_train_segments.csv"]
     assert not any(config.augment.model_dump().values())
