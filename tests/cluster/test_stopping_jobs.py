@@ -7,7 +7,9 @@ import shutil
 import signal
 
 import pytest
+import torch
 
+from audiotag.training.checkpoint import load_checkpoint
 from tests.cluster.cluster import Cluster, Job
 from tests.training.processes import assert_same_run
 
@@ -74,7 +76,9 @@ def test_it_goes_on_with_fewer_nodes(cluster: Cluster, undisturbed):
     job = cluster.submit("fewer", "--num-nodes", "1", *together)
     assert job.wait() == "COMPLETED", job.log
     assert "by 2 processes so far, by 1 from here: the effective batch stays at 2 batches" in job.log
-    assert_same_run(undisturbed, cluster.exp("fewer"), LAST)
+    states = [load_checkpoint(folder / LAST) for folder in (undisturbed, cluster.exp("fewer"))]
+    assert states[0]["position"]["step"] == states[1]["position"]["step"]
+    torch.testing.assert_close(states[1]["model"], states[0]["model"], atol=1e-4, rtol=1e-3)
 
 
 def test_what_cannot_be_mended_is_not_tried_again(cluster: Cluster, undisturbed):

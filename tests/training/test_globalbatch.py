@@ -39,9 +39,7 @@ def test_a_run_goes_on_with_fewer_processes_as_if_nothing_had_changed(recipe):
     assert recipe.train("global-fewer", *first, processes=2).returncode == 0
     done = recipe.train("global-fewer", *TOGETHER, "training.epochs=4")
     assert done.returncode == 0, done.stderr
-    assert (
-        "by 2 processes so far, by 1 from here: the effective batch stays at 2 batches" in done.stderr
-    )
+    assert "by 2 processes so far, by 1 from here: the effective batch stays at 2 batches" in done.stderr
     whole, parts = (load_checkpoint(recipe.exp(f"global-{name}") / "epoch-4.pt") for name in ("two", "fewer"))
     assert parts["position"]["step"] == whole["position"]["step"] == 12
     for name, tensor in whole["model"].items():
