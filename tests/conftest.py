@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processtree import end_with_tracebacks
+
 ROOT = Path(__file__).resolve().parents[1]
 
 CONFIG = """
@@ -53,14 +55,21 @@ class Recipe:
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
             launcher += ["-m", f"audiotag.bin.{module}"]
-        return subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, *launcher, *arguments],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=300,
         )
+        try:
+            output, errors = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            end_with_tracebacks(process)
+            output, errors = process.communicate(timeout=60)
+            raise AssertionError(f"does not end:\n{output}\n{errors}") from None
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def train(self, name: str, *overrides: str, options: tuple[str, ...] = (), processes: int = 1):
         """Run training into exp/<name>."""

@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.conftest import ROOT, Recipe
+from tests.processtree import descendants, end_with_tracebacks
 
 # What a clock or the system's memory decides.
 UNSTEADY = ("train/clips_per_s", "train/data_wait", "train/memory_mib", "train/mfu")
@@ -55,7 +56,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, *launcher, *arguments],
             cwd=recipe.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -87,8 +88,8 @@ class Run:
             self.fail("does not end")
 
     def fail(self, why: str) -> NoReturn:
-        """End the processes and the test."""
-        self.kill()
+        """End the processes, which show what they were doing, and the test."""
+        end_with_tracebacks(self.process)
         raise AssertionError(f"{why}:\n{self.output}")
 
     def ranks(self) -> list[int]:
@@ -106,21 +107,6 @@ class Run:
             except ProcessLookupError:
                 continue
         self.process.wait(timeout=WAIT_S)
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below one."""
-    parents: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found = list(parents.get(pid, []))
-    for child in found:
-        found += parents.get(child, [])
-    return found
 
 
 def rank_of(pid: int) -> int | None:
