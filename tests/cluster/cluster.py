@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "ss")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "ss", "unshare")
 PACKAGES = "slurmctld slurmd slurm-client munge iproute2"
 WAIT_S = 240.0
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
@@ -44,6 +44,8 @@ def why_not() -> str:
         return f"no {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}"
     if os.getuid() != 0:
         return "a cluster of Slurm can only be started by root"
+    if subprocess.run(["unshare", "--mount", "--uts", "--net", "true"], capture_output=True).returncode != 0:
+        return "this system lets nobody make namespaces (unshare)"
     return ""
 
 
