@@ -8,6 +8,7 @@ from audiotag.checks.corpus import check_corpus
 from audiotag.checks.finding import Finding, failed, ok
 from audiotag.checks.folder import check_folders
 from audiotag.checks.machine import check_machine
+from audiotag.checks.models import check_models
 from audiotag.checks.processes import Place, meet
 from audiotag.checks.space import check_space
 from audiotag.config import Config
@@ -43,6 +44,7 @@ def preflight(
     return [
         model,
         *findings,
+        *check_models(config, exp_dir),
         *check_corpus(config, data_dir, num_clips),
         *check_folders(data_dir, exp_dir),
         *check_space(config, data_dir, exp_dir, num_parameters),

@@ -55,6 +55,19 @@ def test_the_command_finds_all_well_and_changes_nothing(recipe):
     assert files() == before
 
 
+def test_models_to_start_and_learn_from_are_looked_for(recipe, tmp_path):
+    findings, text = look(recipe, f"init.model={tmp_path / 'absent.pth'}")
+    assert bad(findings) == {"start": "fail"}
+    assert "absent.pth" in text and "init.model=null starts from random weights" in text.replace(
+        "\n" + " " * 21, " "
+    )
+    findings, text = look(recipe, f"distillation.teachers=[{tmp_path / 'absent.pt'}]")
+    assert bad(findings) == {"teacher": "fail"}
+    (tmp_path / "there.pth").touch()
+    findings, text = look(recipe, f"init.model={tmp_path / 'there.pth'}")
+    assert bad(findings) == {} and "there.pth" in text
+
+
 def test_two_processes_add_up_a_tensor(recipe):
     done = recipe.run("check", *ARGUMENTS, "--device", "cpu", processes=2)
     assert done.returncode == 0, done.stdout + done.stderr
