@@ -50,7 +50,7 @@ def prepare_mydata(
         logger.info("%d classes, listed in %s", len(table), path)
     warn_of_repeated_rows(entries)
     tell_of_unlabelled(entries)
-    task = detect_task(entries)
+    kind = detect_task(entries)
     listed = assign_splits(
         [entry.split for entry in entries],
         list_clips(entries, name_clips(entries, root), LabelReader(table)),
@@ -59,7 +59,7 @@ def prepare_mydata(
     )
     warn_of_classes_without_clips(table, (clip.labels for clip in listed["train"]))
     warn_of_shared_files(listed)
-    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task, notes={"task": task})
+    prepare_splits(manifests_dir, listed, table, settings, num_jobs=num_jobs, task=task, notes={"task": kind})
 
 
 def read_entries(settings: MyDataCorpus) -> tuple[Path, list[Entry]]:
