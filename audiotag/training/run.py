@@ -8,69 +8,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from audiotag.atomic import atomic_write
-from audiotag.augment.augmenter import Augmenter, build_augmenter
 from audiotag.config import Config
 from audiotag.configfile import dump_yaml
-from audiotag.data.batching import BatchPlan
-from audiotag.data.index import IndexedManifest
 from audiotag.data.loader import Loader, TrainingLoader
-from audiotag.data.normalization import warn_of_foreign_normalization
-from audiotag.data.splits import open_split, read_coverage, read_labels
+from audiotag.data.splits import open_split, read_labels
 from audiotag.distillation.hearing import stored_targets
-from audiotag.distillation.teachers import Teachers, open_teachers
+from audiotag.distillation.teachers import open_teachers
 from audiotag.distributed import World
 from audiotag.evaluation.scoring import AMP_DTYPES
-from audiotag.labels import LabelTable
-from audiotag.losses import build_loss
-from audiotag.lossweights import class_weights
 from audiotag.matrixproducts import allow_tf32
-from audiotag.optim.freezing import Freezer
-from audiotag.optim.optimizers import build_optimizer
-from audiotag.optim.schedules import build_schedule
-from audiotag.provenance import collect_provenance
-from audiotag.restarts import has_begun, launch_lines
-from audiotag.tagger import Tagger, build_frontend, build_tagger
-from audiotag.training.acceleration import accelerate
-from audiotag.training.autobatch import largest_duration
+from audiotag.restarts import has_begun
+from audiotag.tagger import Tagger
 from audiotag.training.batchcount import BatchCount
-from audiotag.training.classweights import class_counts
+from audiotag.training.batchlimit import fix_batch_limit
 from audiotag.training.flops import BatchFlops, peak_flops
 from audiotag.training.globalbatch import share_batches
 from audiotag.training.keeper import CheckpointKeeper
-from audiotag.training.learner import Learner
 from audiotag.training.loaders import (
     fill_in_statistics,
-    padded_durations,
-    training_clips,
     training_data,
     validation_data,
 )
 from audiotag.training.meter import Meter
-from audiotag.training.position import derive_seed
-from audiotag.training.probing import Unaugmented, use_embeddings
+from audiotag.training.parts import build_parts, initial_tagger
+from audiotag.training.probing import use_embeddings
 from audiotag.training.profiling import make_profiler
 from audiotag.training.restoring import restore_parts, restored_position
-from audiotag.training.resume import check_same_run, find_checkpoint, fingerprint, set_aside, set_aside_newer
+from audiotag.training.resume import check_same_run, find_checkpoint, set_aside, set_aside_newer
 from audiotag.training.retention import Retention
 from audiotag.training.runlog import RunLog
-from audiotag.training.scoreboard import Scoreboard
+from audiotag.training.runrecord import make_record, write_config
 from audiotag.training.signals import StopRequest
 from audiotag.training.starting import begin_with, check_same_start, read_start
-from audiotag.training.teaching import with_teachers
 from audiotag.training.tensorboard import RunWriter
 from audiotag.training.trainer import Trainer
 from audiotag.training.validation import Validation
-from audiotag.training.weightaverages import WeightAverages
 
 logger = logging.getLogger(__name__)
-
-# Keys of `training` that decide, beside the model and the optimiser, how much memory a batch takes.
-MEMORY_KEYS = ("amp", "compile", "activation_checkpointing", "ema", "running_average", "swa")
-
-FROZEN_ENCODER = [{"modules": ["encoder"], "epochs": None}]
 
 
 @dataclass(frozen=True)
@@ -173,60 +147,6 @@ def prepare_trainer(
     return trainer
 
 
-def build_parts(
-    config: Config,
-    plan: BatchPlan,
-    clips: Any,
-    tagger: Tagger,
-    world: World,
-    state: dict[str, Any] | None,
-    teachers: Teachers | None = None,
-) -> dict[str, Any]:
-    """What changes a model's weights, averages and judges its weights, all as at the start of a run.
-
-    Args:
-        clips: what is trained on, for the weights of the classes.
-        state: the checkpoint that the run goes on from, which tells how long epochs were at the start.
-        teachers: of distillation, on the CPU.
-    """
-    section = config.model_dump(mode="json")
-    settings = section["training"]
-    labels = tagger.labels
-    loss = build_loss(section["loss"], labels, class_counts(config, clips, len(labels)))
-    augmenter = build_augmenter(section["augment"]) or Augmenter({}, {})
-    if teachers is not None:
-        loss, augmenter = with_teachers(config, loss, augmenter, tagger, teachers, world)
-    loss.to(world.device)
-    optimizer = build_optimizer(section["optimizer"], tagger, loss)
-    steps_per_epoch = -(-plan.num_batches(0) // config.training.accumulate)
-    logger.info(
-        "%s parameters, %d updates in %d epochs",
-        f"{sum(parameter.numel() for parameter in tagger.parameters()):,}",
-        config.training.epochs * steps_per_epoch,
-        config.training.epochs,
-    )
-    # A warm-up of so many updates must not begin again when more processes make them fewer.
-    steps_per_epoch = (state["position"].get("steps_per_epoch") if state else None) or steps_per_epoch
-    total_steps = config.training.epochs * steps_per_epoch
-    return {
-        "learner": Learner(
-            tagger,
-            loss,
-            optimizer,
-            world,
-            amp=settings["amp"],
-            clip_norm=settings["clip_norm"],
-            grad_scaler=settings["grad_scaler"],
-        ),
-        "schedule": build_schedule(section["schedule"], total_steps, steps_per_epoch),
-        "steps_per_epoch": steps_per_epoch,
-        "averages": WeightAverages(tagger, settings["ema"], settings["running_average"], settings["swa"]),
-        "freezer": Freezer(tagger, settings["freeze"] + FROZEN_ENCODER * config.encoder.freeze),
-        "augmenter": Unaugmented() if config.encoder.freeze else augmenter,
-        "scoreboard": Scoreboard(settings["best_metric"], settings["min_delta"]),
-    }
-
-
 def hear_all(
     config: Config,
     tagger: Tagger,
@@ -281,77 +201,6 @@ def open_curves(
     return writer
 
 
-def fix_batch_limit(
-    config: Config,
-    state: dict[str, Any] | None,
-    manifest: IndexedManifest,
-    data_dir: Path,
-    labels: LabelTable,
-    world: World,
-) -> Config:
-    """With `data.max_duration_s: auto`, put in the number that the run began with, or find it."""
-    if config.data.max_duration_s != "auto":
-        return config
-    limit = state["config"]["data"]["max_duration_s"] if state else None
-    if limit is None or needs_other_memory(state["config"], config.model_dump(mode="json")):
-        clips = training_clips(config, manifest, data_dir, labels)
-        limit = largest_duration(config, padded_durations(config, clips), len(labels), world)
-    return config.model_copy(update={"data": config.data.model_copy(update={"max_duration_s": limit})})
-
-
-def needs_other_memory(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a configuration may take another amount of memory for the same batches."""
-    keys = [(section, key) for section in ("features", "encoder") for key in now[section]]
-    keys += [("optimizer", "name"), *(("training", key) for key in MEMORY_KEYS)]
-    # A key that the checkpoint lacks is newer than it, and changed nothing then.
-    return any(key in before[section] and before[section][key] != now[section][key] for section, key in keys)
-
-
-def make_record(
-    config: Config,
-    data_dir: Path,
-    labels: LabelTable,
-    manifest: IndexedManifest,
-    trained_on: Any,
-    teachers: Teachers | None = None,
-) -> dict[str, Any]:
-    """What every checkpoint carries besides the state.
-
-    Args:
-        manifest: the recipe's own train set.
-        trained_on: what the batches are of: the same, or a mix with other sets.
-        teachers: of distillation.
-    """
-    return {
-        "config": config.model_dump(mode="json"),
-        "labels": labels.to_rows(),
-        "coverage": read_coverage(data_dir, config.features.stats_name),
-        "train_data": fingerprint(manifest),
-        "mixed_data": fingerprint(trained_on) if config.data.sources else None,
-        "class_weights": class_weights(
-            config.loss.class_weights, labels, class_counts(config, trained_on, len(labels))
-        ).tolist(),
-        "init": None,
-        "teachers": teachers and teachers.describe(),
-        "provenance": collect_provenance(),
-    }
-
-
-def initial_tagger(config: Config, labels: LabelTable, world: World) -> Tagger:
-    """The model with fresh weights that derive from the seed, on its device."""
-    torch.manual_seed(derive_seed(config.seed))
-    tagger = build_tagger(
-        config.features.model_dump(mode="json"), config.encoder.model_dump(mode="json"), labels
-    ).to(world.device)
-    tagger.frontend.pad_to_multiple(config.data.length_multiple_s)
-    accelerate(
-        tagger,
-        compile=config.training.compile,
-        activation_checkpointing=config.training.activation_checkpointing,
-    )
-    return tagger
-
-
 def retention(config: Config) -> Retention:
     """Which checkpoints stay."""
     settings = config.training
@@ -359,13 +208,3 @@ def retention(config: Config) -> Retention:
     # The mean between checkpoints also takes the one before the epochs that it is of.
     before = config.evaluation.avg - (not config.evaluation.use_averaged_model)
     return Retention(settings.keep_last, settings.keep_last_steps, best, before)
-
-
-def write_config(config: Config, record: dict[str, Any], exp_dir: Path) -> None:
-    """Put the completed configuration into the folder, and warn where it does not suit the data."""
-    frontend = build_frontend(record["config"]["features"])
-    warn_of_foreign_normalization(frontend, record["coverage"], "train")
-    with atomic_write(exp_dir / "config.yaml") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in record["provenance"].items())
-        file.writelines(f"{line}\n" for line in launch_lines())
-        file.write(dump_yaml(config))

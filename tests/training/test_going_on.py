@@ -13,14 +13,15 @@ import torch
 from audiotag.config import Config
 from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError, StoppedBySignal
-from audiotag.training import run
+from audiotag.training import batchlimit
+from audiotag.training.batchlimit import needs_other_memory
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint
 from audiotag.training.divergence import StepInput
 from audiotag.training.divergencereport import report_divergence
 from audiotag.training.keeper import CheckpointKeeper
 from audiotag.training.resume import find_checkpoint
 from audiotag.training.retention import Retention
-from audiotag.training.run import StartOptions, needs_other_memory, prepare_trainer
+from audiotag.training.run import StartOptions, prepare_trainer
 from audiotag.training.scoreboard import Scoreboard
 from audiotag.training.signals import StopRequest
 from tests.data_pipeline.manifests import noise_clips
@@ -210,7 +211,7 @@ def test_the_limit_of_batches_is_found_for_clips_as_they_are_trained_on(start, m
         seen.append(durations.tolist())
         return 1.0
 
-    monkeypatch.setattr(run, "largest_duration", largest)
+    monkeypatch.setattr(batchlimit, "largest_duration", largest)
     data = {"num_workers": 0, "batch_size": None, "max_duration_s": "auto", "length_multiple_s": 0.1}
     trainer = start(data=data, augment={"crop": {"duration_s": 0.15}})
     assert seen == [pytest.approx([0.2] * 24)]  # crops of 0.15 s in steps of 0.1 s
