@@ -1,4 +1,4 @@
-"""AudioSet's lists as they come over the network: whole and unchanged, or not at all."""
+"""What stage 0 fetches comes over the network whole and unchanged, or not at all: AudioSet's lists, archives."""
 
 from __future__ import annotations
 
