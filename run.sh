@@ -154,7 +154,7 @@ look_first() {
     build_command check
     run_logged "$log_file" hide_launcher env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
     status=$(own_status "$status" "$log_file")
-    if ! grep -q -E '^([0-9]+ checks|error): ' "$log_file"; then
+    if ((status != 0)) && ! grep -q -E '^([0-9]+ checks|error): ' "$log_file"; then
         log "a process ended before it could say what it found (exit code $status):" >&2
         tail -n 15 -- "$log_file" | sed 's/^/    | /' >&2
     fi
