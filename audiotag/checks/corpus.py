@@ -79,8 +79,6 @@ def check_split(config: Config, data_dir: Path, split: str, num_clips: int) -> l
         manifest = open_split(data_dir, split, preset=preset, storage=storage)
     except AudiotagError as error:
         return [failed(split, error)]
-    if not len(manifest):
-        return [fail(split, "it has no clips", "look at skipped_<split>.csv in data/manifests", DataError)]
     sample = read_sample(split, manifest, storage, num_clips)
     if sample.level == "fail":
         return [sample]
@@ -90,6 +88,8 @@ def check_split(config: Config, data_dir: Path, split: str, num_clips: int) -> l
 
 def read_sample(subject: str, manifest: IndexedManifest, storage: str, num_clips: int) -> Finding:
     """Whether so many clips, spread evenly over a manifest, can be read."""
+    if not len(manifest):
+        return fail(subject, "it has no clips", "look at skipped_<split>.csv beside its manifest", DataError)
     chosen = np.unique(np.linspace(0, len(manifest) - 1, num_clips).astype(int))
     problems = []
     for position in chosen:

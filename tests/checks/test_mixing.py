@@ -88,6 +88,10 @@ def test_train_sets_of_other_recipes(look, recipe, tmp_path):
     ) and f"{other}/manifests/cuts_train" in finding.text
     shutil.copytree(recipe.folder / "data", other)
     assert look(sources).level == "ok"
+    (tmp_path / "empty" / "manifests").mkdir(parents=True)
+    (tmp_path / "empty" / "manifests" / "cuts_train.jsonl").touch()
+    shutil.copy(other / "manifests" / "labels.csv", tmp_path / "empty" / "manifests")
+    assert "it has no clips" in look(f"data.sources=[{{data_dir: {tmp_path / 'empty'}}}]").text
     (tmp_path / "new").mkdir()
     assert look(sources, data_dir=tmp_path / "new").level == "ok"  # whose own clips are not listed yet
     finding = look(sources, "data.sampling=weighted")
