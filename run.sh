@@ -74,8 +74,8 @@ main() {
     # shellcheck disable=SC2119  # no extras
     find_python
     cd -- "$RECIPE_DIR"
-    [[ ${OPT[check]} == no ]] || look_first
     read_keys
+    [[ ${OPT[check]} == no ]] || look_first
     if runs_all_folds; then
         run_folds "$@"
         return
@@ -149,10 +149,15 @@ print_commands() {
 # Look at what a run needs, and leave with the exit code of that.
 look_first() {
     local log_file status=0
+    ! runs_all_folds || fail "--check looks at one of the $RECIPE_FOLDS folds: add --fold 1"
     log_file=$(mktemp)
     build_command check
     run_logged "$log_file" hide_launcher env "${ENVIRONMENT[@]}" "${COMMAND[@]}" || status=$?
     status=$(own_status "$status" "$log_file")
+    if ((status != 0)) && ! grep -q -E '^([0-9]+ checks|error): ' "$log_file"; then
+        log "a process ended before it could say what it found (exit code $status):" >&2
+        tail -n 15 -- "$log_file" | sed 's/^/    | /' >&2
+    fi
     rm -f -- "$log_file"
     exit "$status"
 }

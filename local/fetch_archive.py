@@ -3,30 +3,40 @@
 fetch_archive.py URL FOLDER LAST
 
 LAST is the file or folder that is moved to its place when all others are there, so that it is a sign of a
-whole corpus. A folder that holds everything (ESC-50-master/) is not kept. What was interrupted begins anew.
+whole corpus. A folder that holds everything (ESC-50-master/) is not kept. What was interrupted while it was
+fetched or unpacked begins anew; the moves, which copy nothing, take a moment, and a folder that was left
+then, without LAST, is to be emptied.
 """
 
 from __future__ import annotations
 
+import gzip
+import platform
 import shutil
 import sys
 import tarfile
-import urllib.request
 import zipfile
 import zlib
-from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn
 
+from fetch_file import CHUNK, FAILURES, fetch, reason_of
+
 PART = ".fetched"
-CHUNK = 2**20
-# Where all members are checked, or a reader that stops early says so.
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error)
+# Where all members are checked, or a reader that stops early says so. zipfile raises a RuntimeError where a
+# damaged header asks for a way of packing, or a password, that it does not have.
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, RuntimeError, zlib.error)
 
 
 def main() -> None:
     url, folder, last = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     part = folder / PART
+    if not url.endswith(".zip") and not confines_members():
+        fail(
+            f"{url} may be a tar archive, which Python {platform.python_version()} would unpack without "
+            "looking where its files go",
+            "take 3.10.12, 3.11.4, 3.12 or newer, named in AUDIOTAG_PYTHON, or fetch and unpack it by hand",
+        )
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -34,37 +44,25 @@ def main() -> None:
         unpack(part / "archive", part / "content")
         move(part / "content", folder, last)
     except DAMAGED as error:
-        fail(f"what {url} sent is no whole archive", error, f"fetch it elsewhere and unpack it in {folder}")
-    except (OSError, HTTPException, ValueError) as error:
-        fail(f"{url} could not be fetched into {folder}", error, "fetch and unpack it by hand")
+        reason = reason_of(error)
+        fail(
+            f"what {url} sent is no whole archive ({reason})", f"fetch it elsewhere and unpack it in {folder}"
+        )
+    except FAILURES as error:
+        fail(f"{url} could not be fetched into {folder} ({reason_of(error)})", "fetch and unpack it by hand")
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def fail(what: str, error: Exception, advice: str) -> NoReturn:
-    """Leave with one line; a library's reasons may have several."""
-    reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-    print(f"error: {what} ({reason}): {advice}", file=sys.stderr)
+def fail(what: str, advice: str) -> NoReturn:
+    """Leave with one line."""
+    print(f"error: {what}: {advice}", file=sys.stderr)
     sys.exit(2)
 
 
-def fetch(url: str, path: Path) -> None:
-    """Download a file; a size that the server has told must be right."""
-    print(f"fetching {url}", flush=True)
-    # The address is the recipe's, or its user's.
-    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:  # noqa: S310
-        expected = int(answer.headers.get("Content-Length") or 0)
-        shown = 0
-        while chunk := answer.read(CHUNK):
-            file.write(chunk)
-            if file.tell() >= shown + 100 * CHUNK:
-                shown = file.tell()
-                print(
-                    f"  {shown / CHUNK:.0f} MB" + (f" of {expected / CHUNK:.0f}" if expected else ""),
-                    flush=True,
-                )
-        if expected and file.tell() != expected:
-            raise OSError(f"only {file.tell()} of {expected} bytes arrived")
+def confines_members() -> bool:
+    """Whether this Python refuses members of a tar archive that would be written outside of its folder."""
+    return hasattr(tarfile, "data_filter")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -74,10 +72,13 @@ def unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder)  # noqa: S202 (its members cannot leave the folder)
         return
-    # Members that would be written outside of the folder are refused where Python knows how.
-    options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(archive) as file:
-        file.extractall(folder, **options)  # noqa: S202
+        if not confines_members():
+            raise ValueError(f"Python {platform.python_version()} would unpack this tar archive unsafely")
+        file.extractall(folder, filter="data")
+        # The checksum stands at the end, which is behind the last member.
+        while file.fileobj.read(CHUNK):
+            pass
 
 
 def move(content: Path, folder: Path, last: str) -> None:

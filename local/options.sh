@@ -112,6 +112,8 @@ check_options() {
     done
     [[ ${OPT[launcher]} == local || ${OPT[launcher]} == slurm ]] ||
         fail "--launcher ${OPT[launcher]}: expected local or slurm"
+    [[ ${OPT[check]} == no || ${OPT[launcher]} == local ]] ||
+        fail "--check looks at the machine that it runs on: leave --launcher slurm out (in a job: sbatch run.sh --check)"
     [[ ${OPT[wait]} == no || ${OPT[launcher]} == slurm ]] || fail "--wait goes with --launcher slurm"
     for name in stage stop-stage; do
         ((${OPT[$name]} <= LAST_STAGE)) || fail "--$name ${OPT[$name]}: stages are 0 to $LAST_STAGE"

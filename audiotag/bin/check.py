@@ -1,10 +1,11 @@
 """Look at all that a run needs before it begins: `python -m audiotag.bin.check --config FILE --exp-dir DIR`.
 
-Versions, GPUs, shared memory and limits of this machine, the corpus (a sample of it is read), write
-permission and lock of the folders, disk space for the planned features and checkpoints. Under torchrun, or
-with RANK and WORLD_SIZE of another launcher, all processes add up a tensor, and one that is missing is named.
-Nothing is changed. The exit code is 0, or that of the first failure: 2 configuration, 3 data, 5 processes,
-6 disk.
+Versions, GPUs, shared memory and limits of this machine, models to start and learn from, the corpus and what
+is mixed into it (a sample is read), write permission and lock of the folders, disk space for all that the
+stages have yet to write. Under torchrun, or with RANK and WORLD_SIZE of another launcher, all processes add
+up a tensor, and one that is missing is named. Nothing is changed, but that models of the Hugging Face hub
+are fetched into its cache. The exit code is 0, or that of the first failure: 2 configuration, 3 data,
+5 processes, 6 disk.
 """
 
 from __future__ import annotations

@@ -79,8 +79,17 @@ def check_split(config: Config, data_dir: Path, split: str, num_clips: int) -> l
         manifest = open_split(data_dir, split, preset=preset, storage=storage)
     except AudiotagError as error:
         return [failed(split, error)]
+    sample = read_sample(split, manifest, storage, num_clips)
+    if sample.level == "fail":
+        return [sample]
+    hours = float(manifest.durations.sum()) / 3600
+    return [ok(split, f"{len(manifest)} clips, {hours:.2f} h; {sample.text}")]
+
+
+def read_sample(subject: str, manifest: IndexedManifest, storage: str, num_clips: int) -> Finding:
+    """Whether so many clips, spread evenly over a manifest, can be read."""
     if not len(manifest):
-        return [fail(split, "it has no clips", "look at skipped_<split>.csv in data/manifests", DataError)]
+        return fail(subject, "it has no clips", "look at skipped_<split>.csv beside its manifest", DataError)
     chosen = np.unique(np.linspace(0, len(manifest) - 1, num_clips).astype(int))
     problems = []
     for position in chosen:
@@ -90,12 +99,10 @@ def check_split(config: Config, data_dir: Path, split: str, num_clips: int) -> l
         except AudiotagError as error:
             problems.append(str(error))
     if problems:
-        text = f"{len(problems)} of a sample of {len(chosen)} clips cannot be read: " + "; ".join(
-            problems[:NAMED]
-        )
-        return [fail(split, text, "restore the files, or run stage 1 again with --force", DataError)]
-    hours = float(manifest.durations.sum()) / 3600
-    return [ok(split, f"{len(manifest)} clips, {hours:.2f} h; all {len(chosen)} of a sample can be read")]
+        shown = "; ".join(problems[:NAMED])
+        text = f"{len(problems)} of a sample of {len(chosen)} clips cannot be read: {shown}"
+        return fail(subject, text, "restore the files, or run stage 1 again with --force", DataError)
+    return ok(subject, f"all {len(chosen)} of a sample can be read")
 
 
 def check_classes(train: IndexedManifest, names: list[str]) -> Finding:

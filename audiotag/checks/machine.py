@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
-from audiotag.checks.finding import Finding, fail, ok, warn
+from audiotag.checks.finding import Finding, fail, failed, ok, warn
+from audiotag.checks.processes import Place
 from audiotag.config import Config
-from audiotag.errors import ConfigError
+from audiotag.distributed import choose_device
+from audiotag.errors import ConfigError, TrainingError, one_line
 from audiotag.frontend import FRAME_SHIFT, PRESETS, SAMPLING_RATE
 from audiotag.provenance import PACKAGES
 
@@ -28,14 +30,20 @@ FILES_OF_A_PROCESS = 256
 TYPICAL_CLIP_S = 10.0
 
 
-def check_machine(config: Config, local_size: int) -> list[Finding]:
-    """All that can be said of this machine for so many processes on it."""
+def check_machine(config: Config, place: Place, device: str) -> list[Finding]:
+    """All that can be said of this machine for the processes on it.
+
+    Args:
+        config: of the recipe.
+        place: this process.
+        device: see `choose_device`.
+    """
     return [
         check_versions(),
-        *check_gpus(config, local_size),
-        check_shared_memory(config, local_size),
+        *check_gpus(config, place, device),
+        check_shared_memory(config, place.local_size),
         check_open_files(config),
-        check_cores(config, local_size),
+        check_cores(config, place.local_size),
     ]
 
 
@@ -52,30 +60,39 @@ def check_versions() -> Finding:
     return ok("environment", f"{text}; {platform.node()}")
 
 
-def check_gpus(config: Config, local_size: int) -> list[Finding]:
-    """The visible GPUs, or that there are none."""
+def check_gpus(config: Config, place: Place, device: str) -> list[Finding]:
+    """The GPU of this process, or that there is none; others' are left alone, since looking takes memory."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    threads = f"training takes the CPU, {torch.get_num_threads()} threads for each process"
     driver = driver_version()
-    if count == 0:
-        if driver is not None:
-            advice = "is torch a build for CPUs, or CUDA_VISIBLE_DEVICES empty?"
-            return [warn("GPUs", f"the driver {driver} is there, but torch sees no GPU", advice)]
-        threads = torch.get_num_threads()
-        return [ok("GPUs", f"none; training takes the CPU, {threads} threads for each process")]
-    findings = []
-    if local_size > count:
-        text = f"{local_size} processes on this machine, {count} GPUs"
-        findings.append(fail("GPUs", text, "start as many processes as there are GPUs (--ngpu)", ConfigError))
-    names: dict[str, int] = {}
-    for index in range(count):
-        free, total = torch.cuda.mem_get_info(index)
-        name = f"{torch.cuda.get_device_name(index)} with {total / GIB:.0f} GiB"
-        names[name] = names.get(name, 0) + 1
-        if free < 0.9 * total:
-            text = f"GPU {index} has {free / GIB:.1f} of {total / GIB:.1f} GiB free"
-            findings.append(warn("GPUs", text, "another program uses it; nvidia-smi shows which"))
-    shown = ", ".join(f"{number} x {name}" for name, number in names.items())
-    findings.insert(0, ok("GPUs", f"{shown}, driver {driver or 'unknown'}, CUDA {torch.version.cuda}"))
+    if count == 0 and device == "auto" and driver is not None:
+        advice = "is torch a build for CPUs, or CUDA_VISIBLE_DEVICES empty?"
+        return [warn("GPUs", f"the driver {driver} is there, but torch sees no GPU", advice)]
+    if count and device in ("auto", "cuda") and place.local_size > count:
+        text = f"{place.local_size} processes on this machine, {count} GPUs"
+        return [fail("GPUs", text, "start as many processes as there are GPUs (--ngpu)", ConfigError)]
+    try:
+        chosen = choose_device(device, place.local_rank)
+        if chosen.type != "cuda":
+            return [ok("GPUs", f"{'none' if count == 0 else 'not asked for'}; {threads}")]
+        return check_gpu(config, chosen, f"one of {count}, driver {driver or 'unknown'}")
+    except ConfigError as error:
+        return [failed("GPUs", error)]
+    except RuntimeError as error:  # CUDA's own
+        text = f"{device} of local rank {place.local_rank} does not work ({one_line(str(error))[:200]})"
+        advice = "nvidia-smi -q shows its state; leave it out with CUDA_VISIBLE_DEVICES, or take another node"
+        return [fail("GPUs", text, advice, TrainingError)]
+
+
+def check_gpu(config: Config, chosen: torch.device, about: str) -> list[Finding]:
+    """What a GPU is, whether its memory is free, and whether it can do what the configuration asks for."""
+    torch.cuda.set_device(chosen)
+    free, total = torch.cuda.mem_get_info()
+    name = f"{torch.cuda.get_device_name()} with {total / GIB:.0f} GiB"
+    findings = [ok("GPUs", f"{name}, {about}, CUDA {torch.version.cuda}")]
+    if free < 0.9 * total:
+        text = f"GPU {torch.cuda.current_device()} has {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+        findings.append(warn("GPUs", text, "another program uses it; nvidia-smi shows which"))
     if config.training.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         advice = "take training.amp fp16"
         findings.append(warn("GPUs", "training.amp is bf16, which this GPU only emulates", advice))

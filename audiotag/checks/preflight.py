@@ -8,9 +8,10 @@ from audiotag.checks.corpus import check_corpus
 from audiotag.checks.finding import Finding, failed, ok
 from audiotag.checks.folder import check_folders
 from audiotag.checks.machine import check_machine
+from audiotag.checks.mixing import check_mixing
 from audiotag.checks.models import check_models
 from audiotag.checks.processes import Place, meet
-from audiotag.checks.space import check_space
+from audiotag.checks.space import ModelSize, check_space
 from audiotag.config import Config
 from audiotag.data.splits import read_labels
 from audiotag.errors import AudiotagError
@@ -37,22 +38,23 @@ def preflight(
         num_clips: clips of each split that are read.
     """
     place = Place.from_environment()
-    findings = meet(place, device, timeout_s, check_machine(config, place.local_size))
+    findings = meet(place, device, timeout_s, check_machine(config, place, device))
     if findings is None or place.rank != 0:
         return findings
-    model, num_parameters = check_model(config, data_dir, place.size)
+    model, size = check_model(config, data_dir, place.size)
     return [
         model,
         *findings,
         *check_models(config, exp_dir),
         *check_corpus(config, data_dir, num_clips),
+        *check_mixing(config, data_dir, num_clips),
         *check_folders(data_dir, exp_dir),
-        *check_space(config, data_dir, exp_dir, num_parameters),
+        *check_space(config, data_dir, exp_dir, size),
     ]
 
 
-def check_model(config: Config, data_dir: Path, processes: int) -> tuple[Finding, int]:
-    """Build the model, and say what will be trained; its number of parameters."""
+def check_model(config: Config, data_dir: Path, processes: int) -> tuple[Finding, ModelSize]:
+    """Build the model, and say what will be trained; how large it is."""
     try:
         labels = read_labels(data_dir)
     except AudiotagError:
@@ -67,7 +69,7 @@ def check_model(config: Config, data_dir: Path, processes: int) -> tuple[Finding
         training = share_batches(config, processes).training
         tagger = build_tagger(sections["features"], sections["encoder"], labels)
     except Exception as error:
-        return failed("configuration", error), 0
+        return failed("configuration", error), ModelSize()
     count = sum(parameter.numel() for parameter in tagger.parameters())
     data = config.data
     limits = [f"{data.batch_size} clips"] if data.batch_size else []
@@ -78,4 +80,4 @@ def check_model(config: Config, data_dir: Path, processes: int) -> tuple[Finding
         f"{config.optimizer.name}, {training.amp if training.amp != 'off' else 'float32'}; an update has at "
         f"most {' or '.join(limits) or 'any number of clips'} x {factor}"
     )
-    return ok("configuration", text), count
+    return ok("configuration", text), ModelSize(count, len(labels), tagger.encoder.output_dim)

@@ -1,14 +1,21 @@
-"""Disk space for what the stages will write: features, and the checkpoints that are kept."""
+"""Disk space for what the stages will write: features, rows of clips, and the checkpoints that are kept."""
 
 from __future__ import annotations
 
+import math
 import shutil
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from audiotag.checks.finding import Finding, fail, ok, warn
+from audiotag.checks.storedrows import planned_rows
 from audiotag.config import Config
+from audiotag.corpora.musan import WINDOW_S, find_recordings
+from audiotag.data.noise import noise_path
 from audiotag.data.splits import manifest_path, open_split
 from audiotag.errors import AudiotagError, StorageError
 from audiotag.frontend import FRAME_SHIFT, PRESETS, SAMPLING_RATE
@@ -26,21 +33,38 @@ SMALL_FILES = 0.2 * GB
 SPLITS = ("train", "valid", "eval")
 
 
-def check_space(config: Config, data_dir: Path, exp_dir: Path, num_parameters: int) -> list[Finding]:
+@dataclass(frozen=True)
+class ModelSize:
+    """What of a model the size of files depends on.
+
+    Args:
+        parameters: their number.
+        classes: their number.
+        width: of an embedding.
+    """
+
+    parameters: int = 0
+    classes: int = 0
+    width: int = 0
+
+
+def check_space(config: Config, data_dir: Path, exp_dir: Path, model: ModelSize) -> list[Finding]:
     """Whether all that is still to be written fits, on the one file system or the two."""
     features, note = planned_features(config, data_dir)
-    checkpoint = checkpoint_bytes(config, num_parameters)
+    noise, of_noise = planned_noise(config, data_dir)
+    rows, of_rows = stored_rows(config, data_dir, model)
+    checkpoint = checkpoint_bytes(config, model.parameters)
     kept = kept_checkpoints(config)
     there = sum(path.stat().st_size for path in exp_dir.glob("*.pt"))
     run = max(0.0, checkpoint * kept - there) + SMALL_FILES
     texts = {
-        data_dir: f"features {shown(features)}{note}",
+        data_dir: f"features {shown(features)}{note}{of_noise}{of_rows}",
         exp_dir: f"{kept} checkpoints of {shown(checkpoint)} each",
     }
-    needs = {data_dir: features, exp_dir: run}
+    needs = {data_dir: features + noise + rows, exp_dir: run}
     if device_of(data_dir) == device_of(exp_dir):
         texts = {exp_dir: "; ".join(texts.values())}
-        needs = {exp_dir: features + run}
+        needs = {exp_dir: sum(needs.values())}
     return [check_folder(folder, needs[folder], text) for folder, text in texts.items()]
 
 
@@ -72,8 +96,38 @@ def planned_features(config: Config, data_dir: Path) -> tuple[float, str]:
     if not durations:
         return 0.0, " (unknown before stage 1)"
     lengths = np.concatenate(durations).astype(np.float64)
-    values = lengths.sum() * SAMPLING_RATE / FRAME_SHIFT * PRESETS[preset].num_mel_bins
-    return values * BYTES_PER_VALUE + len(lengths) * BYTES_PER_CUT, f" of {lengths.sum() / 3600:.1f} h"
+    return feature_bytes(lengths.sum(), len(lengths), preset), f" of {lengths.sum() / 3600:.1f} h"
+
+
+def feature_bytes(seconds: float, num_cuts: int, preset: str) -> float:
+    """Bytes of stored features."""
+    values = seconds * SAMPLING_RATE / FRAME_SHIFT * PRESETS[preset].num_mel_bins
+    return values * BYTES_PER_VALUE + num_cuts * BYTES_PER_CUT
+
+
+def planned_noise(config: Config, data_dir: Path) -> tuple[float, str]:
+    """Bytes of features that stage 3 has yet to write, and what to say of it."""
+    noise, preset = config.augment.noise, config.features.preset
+    if noise is None or config.features.storage == "on_the_fly" or noise_path(data_dir, preset).is_file():
+        return 0.0, ""
+    seconds = 0.0
+    try:
+        for path in find_recordings(noise.dir):
+            with suppress(soundfile.LibsndfileError):  # stage 3 leaves it out
+                seconds += soundfile.info(path).duration
+    except (AudiotagError, OSError):  # as the check of the noise says
+        return 0.0, ", noise unknown"
+    size = feature_bytes(seconds, math.ceil(seconds / WINDOW_S), preset)
+    return size, f", noise {shown(size)} of {seconds / 3600:.1f} h"
+
+
+def stored_rows(config: Config, data_dir: Path, model: ModelSize) -> tuple[float, str]:
+    """Bytes of what training has yet to store of every clip, and what to say of it."""
+    try:
+        planned = planned_rows(config, data_dir, model.classes, model.width)
+    except AudiotagError:
+        return 0.0, ", scores or embeddings of clips unknown yet"
+    return sum(planned.values()), "".join(f", {name} {shown(size)}" for name, size in planned.items())
 
 
 def checkpoint_bytes(config: Config, num_parameters: int) -> float:

@@ -168,8 +168,10 @@ def running_in(exp_dir: Path) -> str | None:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return in_words(read_holder(file))
-        holder = beating_holder(path, read_holder(file))
-        return in_words(holder) if holder else None
+        holder = read_holder(file)
+    # Closing has given the lock back: a run that starts while a beat is listened for must get it.
+    holder = beating_holder(path, holder)
+    return in_words(holder) if holder else None
 
 
 def describe_holder(file: IO[str]) -> None:

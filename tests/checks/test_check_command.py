@@ -16,7 +16,7 @@ import torch
 from audiotag.checks import machine, space
 from audiotag.checks.finding import exit_code, screen
 from audiotag.checks.preflight import preflight
-from audiotag.checks.processes import merged
+from audiotag.checks.processes import Place, merged
 from audiotag.configfile import load_config
 from audiotag.training.checkpoint import load_checkpoint
 from audiotag.training.runlock import lock_run
@@ -235,6 +235,56 @@ def tensors(value):
 )
 def test_how_many_checkpoints_are_kept(recipe, overrides, kept):
     assert space.kept_checkpoints(load_config(recipe.folder / "config.yaml", overrides)) == kept
+
+
+class Gpus:
+    """CUDA with a number of devices, one of which may be sick; notes which are touched."""
+
+    def __init__(self, monkeypatch, count: int, sick: int | None = None) -> None:
+        self.sick, self.touched, self.current = sick, [], 0
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", self.take)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", self.memory)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "GPU")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+    def take(self, device: torch.device) -> None:
+        self.current = device.index
+
+    def memory(self, device: int | None = None) -> tuple[int, int]:
+        device = self.current if device is None else device
+        self.touched.append(device)
+        if device == self.sick:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might")
+        return 2 * machine.GIB if device == 1 else 80 * machine.GIB, 80 * machine.GIB
+
+
+def test_a_process_looks_at_its_own_gpu_alone(recipe, monkeypatch):
+    config = load_config(recipe.folder / "config.yaml")
+    gpus = Gpus(monkeypatch, 4, sick=2)
+
+    def found(rank: int, size: int = 4, device: str = "auto") -> list[tuple[str, str]]:
+        findings = machine.check_gpus(config, Place(rank, size, rank, size), device)
+        return [(finding.level, finding.text) for finding in findings]
+
+    [(level, text)] = found(0)
+    assert level == "ok" and text.startswith("GPU with 80 GiB, one of 4") and gpus.touched == [0]
+    assert ("warn", "GPU 1 has 2.0 of 80.0 GiB free") in found(1) and gpus.touched == [0, 1]
+    [(level, text)] = found(2)
+    assert level == "fail" and "local rank 2 does not work (CUDA error: uncorrectable ECC" in text
+    assert found(0, 5) == [("fail", "5 processes on this machine, 4 GPUs")]
+    [(level, text)] = found(0, 5, "cpu")
+    assert level == "ok" and text.startswith("not asked for; training takes the CPU")
+    assert gpus.touched == [0, 1, 2]
+
+
+def test_a_gpu_that_is_asked_for_and_not_there(recipe, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = load_config(recipe.folder / "config.yaml")
+    [finding] = machine.check_gpus(config, Place(0, 1, 0, 1), "cuda")
+    assert finding.level == "fail" and "a GPU is asked for, but torch sees none" in finding.text
 
 
 def test_little_shared_memory_and_few_open_files(recipe, monkeypatch, tmp_path):

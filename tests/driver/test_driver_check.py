@@ -32,6 +32,30 @@ def test_a_look_by_two_processes_has_the_exit_code_of_what_it_found(drive, tree)
     assert drive("--check", "--set", "training.epoch=3").returncode == 2
 
 
+def test_a_look_whose_process_dies_says_so(drive, tmp_path):
+    # Python runs this before all else: the second process crashes as a faulty driver would have it crash.
+    crash = "import os\nif os.environ.get('RANK') == '1':\n    os.kill(os.getpid(), 11)\n"
+    (tmp_path / "sitecustomize.py").write_text(crash)
+    done = drive("--check", "--ngpu", "2", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 139, done.stdout + done.stderr
+    assert "a process ended before it could say what it found (exit code 139):" in done.stderr
+    assert re.search(r"^    \| +exitcode +: -11 ", done.stderr, re.MULTILINE)
+
+
+def test_a_look_is_at_one_fold_and_at_this_machine(drive, tmp_path):
+    done = drive("--recipe", "esc50", "--check", env={"ESC50": str(tmp_path)})
+    assert done.returncode == 2 and "--check looks at one of the 5 folds: add --fold 1" in done.stderr
+    done = drive("--check", "--launcher", "slurm")
+    assert done.returncode == 2 and "leave --launcher slurm out" in done.stderr
+
+
+def test_a_look_is_at_the_noise_that_db_sh_names(drive, tmp_path):
+    where = {"MYDATA": str(tmp_path), "MUSAN": str(tmp_path / "away")}
+    done = drive("--recipe", "mydata", "--check", "--set", "augment.noise.probability=0.5", env=where)
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 3 and f"fail noise {tmp_path}/away: none of the folders" in text, done.stdout
+
+
 LOCKING = """
 source local/log.sh; source local/lock.sh
 LOCK_BASE=$1

@@ -31,15 +31,22 @@ class Server(http.server.BaseHTTPRequestHandler):
         name = self.path.rpartition("/")[2]
         content = LISTS[name]
         md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-        if name == "eval_segments.csv" and self.fault == "changed":
+        faulty = self.fault if name == "eval_segments.csv" else ""
+        if faulty == "changed":
             content = content[:-3] + b"?" + content[-2:]
+        if faulty == "broken off":
+            # Without a length beforehand, in a part that ends before it has come.
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"ff\r\n" + content)
+            return
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("x-goog-hash", "crc32c=AAAAAA==")
         self.send_header("x-goog-hash", f"md5={md5}")
         self.end_headers()
-        cut = name == "eval_segments.csv" and self.fault == "cut"
-        self.wfile.write(content[:-4] if cut else content)
+        self.wfile.write(content[:-4] if faulty == "cut" else content)
 
     def log_message(self, *_):
         pass
@@ -76,13 +83,19 @@ def test_whole_lists(fetch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [("changed", "the MD5 differs"), ("cut", "12 bytes|IncompleteRead|only 11 of 15")]
+    ("fault", "message"),
+    [
+        ("changed", "the MD5 differs"),
+        ("cut", "12 bytes|IncompleteRead|only 11 of 15"),
+        ("broken off", "IncompleteRead"),
+    ],
 )
 def test_a_list_that_was_changed_or_cut_on_its_way_is_refused(fetch, tmp_path, fault, message):
     done = fetch(fault)
     assert done.returncode == 2
     assert "eval_segments.csv could not be fetched" in done.stderr
     assert any(part in done.stderr for part in message.split("|")), done.stderr
+    assert "Traceback" not in done.stderr
     # Those before it stay, and of it nothing.
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(set(LISTS) - {"eval_segments.csv"})
     assert fetch("").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -246,3 +247,30 @@ def test_looking_who_is_there_changes_nothing(tmp_path, impatient):
             pass
     finally:
         holder.kill()
+
+
+LOOKING = """
+import logging, sys
+from pathlib import Path
+from audiotag.training import runlock
+runlock.SILENCE_S = 3.0
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+print(runlock.running_in(Path(sys.argv[1])))
+"""
+
+
+def test_who_only_listens_for_a_beat_refuses_nobody(tmp_path):
+    path = leave(tmp_path, "node7", 4321)
+    looking = subprocess.Popen(
+        [sys.executable, "-u", "-c", LOOKING, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert looking.stdout.readline().startswith("waiting up to 3 s to see whether (process 4321")
+        with path.open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert looking.communicate(timeout=20)[0] == "None\n"
+    finally:
+        looking.kill()

@@ -5,7 +5,7 @@
 # Variables: AUDIOSET_LISTS_URL (Google's public address), PYTHON (python3).
 set -euo pipefail
 
-readonly URL=${AUDIOSET_LISTS_URL:-http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv}
+readonly URL=${AUDIOSET_LISTS_URL:-https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv}
 
 main() {
     local folder=$1 name
@@ -26,41 +26,12 @@ main() {
 # fetch URL FILE: download a list; the file appears only when it is whole.
 fetch() {
     local part=$2.part.$$
-    printf '%s\n' "fetching $1"
     [[ -w ${2%/*} ]] || fail "$2 is missing, and its folder cannot be written: fetch $1 and put it there"
-    if ! download "$1" "$part" || ! is_list "$part"; then
+    if ! "${PYTHON:-python3}" "$(dirname -- "$0")/../../../local/fetch_file.py" "$1" "$part" || ! is_list "$part"; then
         rm -f -- "$part"
         fail "$1 could not be fetched (is this machine offline?): fetch it elsewhere and save it as $2"
     fi
     mv -- "$part" "$2"
-}
-
-download() {
-    "${PYTHON:-python3}" - "$1" "$2" <<'PROGRAM'
-import base64
-import hashlib
-import shutil
-import sys
-import urllib.request
-from pathlib import Path
-
-url, path = sys.argv[1:]
-try:
-    with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:
-        shutil.copyfileobj(answer, file)
-        expected = answer.headers.get("Content-Length")
-        if expected is not None and file.tell() != int(expected):
-            sys.exit(f"only {file.tell()} of {expected} bytes arrived")
-        # Google's storage tells the MD5 of what it sends: x-goog-hash: md5=..., perhaps beside another.
-        hashes = ",".join(answer.headers.get_all("x-goog-hash", []))
-    digest = hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).digest()
-    for word in hashes.split(","):
-        name, _, value = word.strip().partition("=")
-        if name == "md5" and base64.b64decode(value) != digest:
-            sys.exit("other bytes arrived than were sent: the MD5 differs")
-except OSError as error:
-    sys.exit(str(error))
-PROGRAM
 }
 
 # Whether a file begins as AudioSet's lists do, and not as some network's log-in page.

@@ -4,7 +4,7 @@
 # Variables: SPEECHCOMMANDS_URL (TensorFlow's public address), PYTHON (python3).
 set -euo pipefail
 
-readonly URL=${SPEECHCOMMANDS_URL:-http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz}
+readonly URL=${SPEECHCOMMANDS_URL:-https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_v0.02.tar.gz}
 
 main() {
     local folder=$1 name
