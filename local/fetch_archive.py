@@ -1,16 +1,17 @@
 """Fill an empty folder with what a zip or tar archive on the web holds. Needs Python alone.
 
-fetch_archive.py URL FOLDER LAST
+fetch_archive.py URL FOLDER LAST [SHA256]
 
 LAST is the file or folder that is moved to its place when all others are there, so that it is a sign of a
-whole corpus. A folder that holds everything (ESC-50-master/) is not kept. What was interrupted while it was
-fetched or unpacked begins anew; the moves, which copy nothing, take a moment, and a folder that was left
-then, without LAST, is to be emptied.
+whole corpus; SHA256 is the archive's published checksum. A folder that holds everything (ESC-50-master/) is
+not kept. What was interrupted while it was fetched or unpacked begins anew; the moves, which copy nothing,
+take a moment, and a folder that was left then, without LAST, is to be emptied.
 """
 
 from __future__ import annotations
 
 import gzip
+import lzma
 import platform
 import shutil
 import sys
@@ -25,11 +26,20 @@ from fetch_file import CHUNK, FAILURES, fetch, reason_of
 PART = ".fetched"
 # Where all members are checked, or a reader that stops early says so. zipfile raises a RuntimeError where a
 # damaged header asks for a way of packing, or a password, that it does not have.
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, RuntimeError, zlib.error)
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    zlib.error,
+)
 
 
 def main() -> None:
     url, folder, last = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    sha256 = sys.argv[4] if len(sys.argv) > 4 else None
     part = folder / PART
     if not url.endswith(".zip") and not confines_members():
         fail(
@@ -40,7 +50,7 @@ def main() -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        fetch(url, part / "archive")
+        fetch(url, part / "archive", sha256)
         unpack(part / "archive", part / "content")
         move(part / "content", folder, last)
     except DAMAGED as error:

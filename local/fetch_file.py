@@ -26,10 +26,10 @@ def main() -> None:
         sys.exit(reason_of(error))
 
 
-def fetch(url: str, path: Path) -> None:
-    """Download a file; a size and a checksum that the server has told must be right."""
+def fetch(url: str, path: Path, sha256: str | None = None) -> None:
+    """Download a file; a size and a checksum that the server has told must be right, and a published one."""
     print(f"fetching {url}", flush=True)
-    digest = hashlib.md5(usedforsecurity=False)
+    digest, published = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     # The address is the recipe's, or its user's.
     with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:  # noqa: S310
         expected = int(answer.headers.get("Content-Length") or 0)
@@ -37,6 +37,7 @@ def fetch(url: str, path: Path) -> None:
         while chunk := answer.read(CHUNK):
             file.write(chunk)
             digest.update(chunk)
+            published.update(chunk)
             if file.tell() >= shown + 100 * CHUNK:
                 shown = file.tell()
                 print(
@@ -48,6 +49,8 @@ def fetch(url: str, path: Path) -> None:
         told = told_md5(answer.headers)
     if told is not None and told != digest.digest():
         raise OSError("other bytes arrived than were sent: the MD5 differs")
+    if sha256 is not None and published.hexdigest() != sha256:
+        raise OSError(f"it is another file than the published one: its SHA-256 is {published.hexdigest()}")
 
 
 def told_md5(headers: Message) -> bytes | None:

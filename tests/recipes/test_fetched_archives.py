@@ -36,12 +36,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def fetch(url: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+def fetch(url: str, folder: Path, *checksum: str, **environment: str) -> subprocess.CompletedProcess:
     """Run the program on an empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return subprocess.run(
-        [sys.executable, ROOT / "local" / "fetch_archive.py", url, folder, "list.txt"],
+        [sys.executable, ROOT / "local" / "fetch_archive.py", url, folder, "list.txt", *checksum],
         env={**os.environ, "no_proxy": "127.0.0.1", **environment},
         capture_output=True,
         text=True,
@@ -150,3 +150,10 @@ def test_an_old_python_is_refused_before_anything_is_fetched(content, tmp_path):
     packed = Path(shutil.make_archive(str(tmp_path / "archive"), "tar", content, "."))
     shutil.move(packed, zipped)
     assert "would unpack this tar archive unsafely" in refused(fetch(zipped.as_uri(), folder, **old), folder)
+
+
+def test_an_archive_is_compared_with_its_published_checksum(content, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "gztar", content))
+    digest, folder = hashlib.sha256(archive.read_bytes()).hexdigest(), tmp_path / "corpus"
+    assert fetch(archive.as_uri(), folder, digest).returncode == 0 and files(folder) == files(content)
+    assert f"its SHA-256 is {digest}" in refused(fetch(archive.as_uri(), folder, "0" * 64), folder)
