@@ -21,7 +21,7 @@ try_lock() {
         describe_holder >"$LOCK_BASE"
     elif mkdir -- "$LOCK_BASE.d" 2>/dev/null; then
         describe_holder >"$LOCK_BASE.d/holder"
-    elif [[ ! -w $(dirname -- "$LOCK_BASE") ]]; then
+    elif [[ ! -w ${LOCK_BASE%/*} ]]; then
         refuse_lock
     else
         # Its maker may have been killed; of one on another machine nothing is known.
@@ -32,8 +32,9 @@ try_lock() {
 
 # Leave with the exit code of what cannot be written: waiting would not help.
 refuse_lock() {
-    log "error: cannot write the lock $(realpath -m -- "$LOCK_BASE" 2>/dev/null || printf '%s\n' "$LOCK_BASE"):" \
-        "check its permissions, and that the disk is not full" >&2
+    local place=$LOCK_BASE
+    [[ $place == /* ]] || place=$PWD/$place
+    log "error: cannot write the lock $place: check its permissions, and that the disk is not full" >&2
     exit 6
 }
 
