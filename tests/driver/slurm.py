@@ -6,14 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
-# A job's state is the content of jobs/<number>; one that is not there is forgotten.
+# A job's state is the content of jobs/<number>, at first that of `first`; one that is not there is forgotten.
 PROGRAMS = {
     "sbatch": """
 [[ ! -e $SLURM/slow ]] || { touch "$SLURM/submitting"; sleep 2; }
 number=$(($(cat "$SLURM/last") + 1))
 printf '%s\\n' "$number" >"$SLURM/last"
 printf '%s %s\\n' "$number" "$*" >>"$SLURM/submitted"
-printf 'PENDING\\n' >"$SLURM/jobs/$number"
+cp "$SLURM/first" "$SLURM/jobs/$number"
 printf '%s\\n' "$number"
 [[ ! -e $SLURM/run ]] || { bash "${@: -1}" &>"$SLURM/output"; rm "$SLURM/jobs/$number"; }
 """,
@@ -48,6 +48,7 @@ class Slurm:
         (folder / "jobs").mkdir(parents=True)
         (folder / "bin").mkdir()
         (folder / "last").write_text("0\n")
+        (folder / "first").write_text("PENDING\n")
         for name, text in PROGRAMS.items():
             program = folder / "bin" / name
             program.write_text(f"#!{shutil.which('bash')}\nset -euo pipefail\nSLURM={str(folder)!r}\n{text}")

@@ -198,8 +198,9 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path, slurm):
     printed = call(*corpus, "--dry-run").stdout
     assert f'#SBATCH --output="{str(logs).replace("%", "%%")}/stage0-corpus-%j.log"' in printed
     assert call(*corpus).returncode == 0
-    (logs / "stage0-corpus-1.log").write_text("what went wrong\n")
-    slurm.set_state("FAILED", 1)
+    slurm.set_state("COMPLETED", 1)
+    (logs / "stage0-corpus-2.log").write_text("what went wrong\n")
+    (slurm.folder / "first").write_text("FAILED\n")
     waiting = call(*corpus, "--wait")
     assert waiting.returncode == 3, waiting.stdout + waiting.stderr
     assert "    | what went wrong\n" in waiting.stderr
