@@ -40,6 +40,7 @@ launch() {
     check_start
     begin_submission
     forget_forced
+    defer_signals
     submit_stages
     end_submission
     LOG_LABEL=slurm
@@ -74,6 +75,7 @@ read_heads() {
 
 # What --force redoes is forgotten here, once: a job that is queued again must keep what it has made.
 forget_forced() {
+    # The lock of the submission is held meanwhile.
     local stage LOCK_BASE LOCK_FD=
     [[ ${OPT[force]} == yes ]] || return 0
     ! runs_all_folds || fail "--force with all folds: add --fold N, or take another --tag"

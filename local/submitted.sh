@@ -34,6 +34,10 @@ begin_submission() {
     JOB_IDS=()
     JOB_NAMES=()
     rm -f -- "$SCRIPT_DIR/jobs"
+}
+
+# Let signals wait until the number of the job that is being submitted is known.
+defer_signals() {
     trap 'INTERRUPTED=130' INT
     trap 'INTERRUPTED=143' TERM
     trap 'INTERRUPTED=129' HUP
