@@ -37,6 +37,8 @@ source "$ROOT/local/settings.sh"
 source "$ROOT/local/folds.sh"
 # shellcheck source=local/launch.sh
 source "$ROOT/local/launch.sh"
+# shellcheck source=local/submitted.sh
+source "$ROOT/local/submitted.sh"
 # shellcheck source=local/jobs.sh
 source "$ROOT/local/jobs.sh"
 

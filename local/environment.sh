@@ -11,6 +11,11 @@ PYTHON=     # the interpreter to use
 # find_python [EXTRA...]: set PYTHON to an interpreter that satisfies setup.py and the extras, in this order:
 # AUDIOTAG_PYTHON, the active environment when it has everything, else .venv, which is made when needed.
 find_python() {
+    find_ready_python "$@" || set_up_venv "$@"
+}
+
+# find_ready_python [EXTRA...]: the same without making .venv; fails where it would have to be made.
+find_ready_python() {
     local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} missing
     if [[ -n ${AUDIOTAG_PYTHON:-} ]]; then
         PYTHON=$(command -v -- "$AUDIOTAG_PYTHON") || fail "AUDIOTAG_PYTHON=$AUDIOTAG_PYTHON is not a program"
@@ -29,9 +34,7 @@ find_python() {
         log "the active environment $active lacks ${missing:-a working Python 3}: using $VENV"
     fi
     PYTHON=$VENV/bin/python
-    if ! venv_is_current "$@"; then
-        set_up_venv "$@"
-    fi
+    venv_is_current "$@"
 }
 
 # The interpreter that find_python would take, without looking into it.

@@ -7,14 +7,16 @@ readonly BAD_STATES='^(BOOT_FAIL|CANCELLED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEMO
 
 TAIL=   # process that shows a log
 
-# Wait until all jobs have succeeded; when one fails, show the end of its log and leave with its exit code.
+# Wait until all jobs have ended; when one fails, show the end of its log and leave with its exit code. Fails where
+# Slurm does not know any more how the last one, which came after all others, has ended.
 wait_for_jobs() {
-    local index ended=0 now text
+    local index ended=0 now='' text
     local -A bad_before=() shown=()
-    trap 'log "not waiting any longer; the jobs go on: ${JOB_IDS[*]}"; exit 130' INT TERM HUP
+    trap 'log "not waiting any longer; the jobs go on: ${JOB_IDS[*]}; ./run.sh with --launcher slurm --wait waits again"
+        exit 130' INT TERM HUP
     while ((ended < ${#JOB_IDS[@]})); do
         ended=0
-        text=$(list_states) || { pause; continue; }
+        text=$(list_states "${JOB_IDS[@]}") || { pause; continue; }
         for index in "${!JOB_IDS[@]}"; do
             LOG_LABEL=${JOB_NAMES[index]}
             now=$(state_of "${JOB_IDS[index]}" "$text")
@@ -32,9 +34,49 @@ wait_for_jobs() {
         done
         ((ended == ${#JOB_IDS[@]})) || pause
     done
-    trap - INT TERM HUP
+    trap_signals
     LOG_LABEL=slurm
-    log "all jobs have succeeded"
+    [[ $now == COMPLETED ]]
+}
+
+# Slurm forgets a job some minutes after its end. Whether the jobs have succeeded is then read from what they leave.
+confirm_forgotten() {
+    local fold
+    if ! runs_all_folds || ((LAST == 0)); then
+        read_keys
+        are_stages_done "$FIRST" || report_forgotten
+        return
+    fi
+    for ((fold = 1; fold <= RECIPE_FOLDS; fold++)); do
+        is_fold_done "$fold" || report_forgotten
+    done
+    ((FIRST > 7 || LAST < 7)) || [[ $EXP_DIR/RESULTS.md -nt $SCRIPT_DIR/jobs ]] || report_forgotten
+}
+
+is_fold_done() {
+    local FOLD=$1 DATA_DIR=$DATA_DIR/fold$1 EXP_DIR=$EXP_DIR/fold$1
+    make_overrides
+    read_keys
+    are_stages_done "$((FIRST > 0 ? FIRST : 1))"
+}
+
+# are_stages_done FIRST: whether all stages from there on that have something to do are done.
+are_stages_done() {
+    local stage
+    for ((stage = $1; stage <= LAST; stage++)); do
+        [[ -z $(why_idle "$stage") ]] || continue
+        # The mark of a training that was put aside is there until the new one begins.
+        ((stage != 5)) || ! is_forced 5 || [[ $(stage_mark 5) -nt $SCRIPT_DIR/jobs ]] || return 1
+        # Of a corpus that is only looked at, the jobs behind tell that it was found well.
+        leaves_mark "$stage" || ((LAST == 0)) || continue
+        stage_is_done "$stage" || return 1
+    done
+}
+
+report_forgotten() {
+    log "error: Slurm has forgotten how job ${JOB_IDS[-1]} ended, and what it was to make is not there or not whole:" \
+        "see the logs in $SCRIPT_DIR; the same command submits what is left to do" >&2
+    exit 1
 }
 
 # Wait a little, in a way that a signal can end.
@@ -43,10 +85,10 @@ pause() {
     wait $!
 }
 
-# Print `array|job|state|node|exit code` of all tasks of the jobs; fails where Slurm does not answer.
+# list_states ID...: print `array|job|state|node` of all tasks of the jobs; fails where Slurm does not answer.
 list_states() {
     local text list
-    list=$(printf '%s\n' "${JOB_IDS[@]}" | paste -s -d , -)
+    list=$(printf '%s\n' "$@" | paste -s -d , -)
     if ! text=$(squeue -h -r -a -t all -j "$list" -o '%F|%i|%T|%B' 2>&1); then
         # None of them is remembered any more.
         [[ $text == *'Invalid job id'* ]] || return 1
@@ -89,10 +131,10 @@ report_job() {
     done <<<"$2"
     details=$(scontrol show job -o "$task" 2>/dev/null | head -n 1 || true)
     code=$(sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p' <<<"$details")
-    log_file=$(compgen -G "$SCRIPT_DIR/${JOB_NAMES[$1]}-$task.log" || true)
+    log_file=$SCRIPT_DIR/${JOB_NAMES[$1]}-$task.log
     {
         log "job $task $state on node ${node:-unknown}${code:+, exit code $code}"
-        if [[ -n $log_file ]]; then
+        if [[ -f $log_file ]]; then
             printf '  end of its log:\n'
             tail -n 20 -- "$log_file" | sed 's/^/    | /'
             printf '  whole log: %s\n' "$log_file"
@@ -102,27 +144,29 @@ report_job() {
     exit "$((code > 0 ? code : 1))"
 }
 
-# --follow: show the newest log of the run as it grows, going on to that of the next job, until no job is left.
+# --follow: show the newest log of the run as it grows, going on to the next one: those of its jobs until none of them
+# is left, otherwise until its user ends it.
 follow_logs() {
-    local folder=$RECIPE_DIR/$EXP_DIR/log current='' newest
-    SCRIPT_DIR=$folder/slurm
-    [[ ! -f $SCRIPT_DIR/jobs ]] || mapfile -t JOB_IDS <"$SCRIPT_DIR/jobs"
+    local current='' newest of_jobs=no
+    cd -- "$RECIPE_DIR" || exit
+    SCRIPT_DIR=$PWD/$EXP_DIR/log/slurm
+    read_jobs
     trap 'stop_tail; exit 130' INT TERM HUP
-    newest=$(newest_log "$folder")
-    [[ -n $newest ]] || ((${#JOB_IDS[@]})) || fail "nothing to follow: there is no log in $folder"
+    ! any_job_is_left || of_jobs=yes
+    newest=$(newest_log "$of_jobs")
+    [[ -n $newest || $of_jobs == yes ]] || fail "nothing to follow: there is no log in $PWD/$EXP_DIR/log"
+    LOG_LABEL=follow
     while :; do
-        newest=$(newest_log "$folder")
+        newest=$(newest_log "$of_jobs")
         if [[ -n $newest && $newest != "$current" ]]; then
             stop_tail
             current=$newest
-            LOG_LABEL=follow
             log "$current"
             tail -n 20 -F -- "$current" 2>/dev/null &
             TAIL=$!
         fi
         pause
-        # Of a run without jobs only its user knows the end.
-        if ((${#JOB_IDS[@]})) && ! any_job_is_left; then
+        if [[ $of_jobs == yes || ${current%/*} == "$SCRIPT_DIR" ]] && ! any_job_is_left; then
             break
         fi
     done
@@ -133,18 +177,29 @@ stop_tail() {
     [[ -z $TAIL ]] || kill "$TAIL" 2>/dev/null || true
 }
 
-# Print the log that was written to last: of a job, or of a stage that ran here.
+# newest_log ONLY_JOBS: print the log that was written to last: of a job, or else of a stage or fold that ran here.
 newest_log() {
-    local path newest=''
-    while IFS= read -r path; do
-        [[ -n $newest && ! $path -nt $newest ]] || newest=$path
-    done < <(compgen -G "$1/slurm/*.log" || compgen -G "$1/stage*.log")
+    local path newest='' paths=("$SCRIPT_DIR"/*.log)
+    # A job's stage writes a second log, as it does without a job.
+    [[ $1 == yes ]] || paths+=("$PWD/$EXP_DIR/log"/{stage,fold}*.log "$PWD/$DATA_DIR/log"/stage*.log)
+    for path in "${paths[@]}"; do
+        [[ ! -f $path || -n $newest && ! $path -nt $newest ]] || newest=$path
+    done
     printf '%s\n' "$newest"
 }
 
-# Whether a job runs or waits; yes also while Slurm does not answer.
+# Whether a job of this run waits or runs; yes also while Slurm does not answer.
 any_job_is_left() {
+    local left
+    ((${#JOB_IDS[@]})) && command -v squeue >/dev/null || return 1
+    left=$(list_left "${JOB_IDS[@]}") || return 0
+    [[ -n $left ]]
+}
+
+# list_left ID...: print the jobs that wait or run; fails where Slurm does not answer.
+list_left() {
     local text
-    text=$(list_states) || return 0
-    grep -qE '\|(PENDING|RUNNING|COMPLETING|CONFIGURING|SUSPENDED|REQUEUED|REQUEUE_HOLD)\|' <<<"$text"
+    text=$(list_states "$@") || return 1
+    sed -n -E 's/^([^|]*)\|[^|]*\|(PENDING|RUNNING|COMPLETING|CONFIGURING|SUSPENDED|REQUEUED|REQUEUE_HOLD)\|.*/\1/p' \
+        <<<"$text" | sort -u -n
 }

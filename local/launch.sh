@@ -17,30 +17,42 @@ BEFORE=         # the job that the next one waits for
 
 # launch: submit the stages of this run, or print their scripts.
 launch() {
-    if [[ ${OPT[dry-run]} == yes ]]; then guess_python; else find_python; fi
+    trap_signals
+    if [[ ${OPT[dry-run]} == no ]]; then
+        find_python
+    else
+        # Several GB are not installed for it.
+        find_ready_python >&2 ||
+            fail "--dry-run needs a Python with what setup.py asks for, and $VENV is not made or not up to date:" \
+                "run a stage without --dry-run, which makes it, or name another one in AUDIOTAG_PYTHON"
+    fi
     cd -- "$RECIPE_DIR" || exit
     read_keys
     SCRIPT_DIR=$PWD/$EXP_DIR/log/slurm
-    [[ $SCRIPT_DIR != *[\"\\]* ]] || fail "Slurm takes no quotes and backslashes in the name of a log: $SCRIPT_DIR"
+    [[ $SCRIPT_DIR != *[\"\\$'\n']* ]] ||
+        fail "Slurm takes no quotes, backslashes and line breaks in the name of a log: $SCRIPT_DIR"
     read_heads
-    if [[ ${OPT[dry-run]} == no ]]; then
-        command -v sbatch >/dev/null || fail "--launcher slurm needs Slurm's commands, and there is no sbatch here"
-        check_start
-        make_folder "$SCRIPT_DIR"
-        forget_forced
+    if [[ ${OPT[dry-run]} == yes ]]; then
+        submit_stages
+        return
     fi
+    command -v sbatch >/dev/null || fail "--launcher slurm needs Slurm's commands, and there is no sbatch here"
+    check_start
+    begin_submission
+    forget_forced
+    defer_signals
     submit_stages
-    [[ ${OPT[dry-run]} == no ]] || return 0
+    end_submission
     LOG_LABEL=slurm
     if ((${#JOB_IDS[@]} == 0)); then
         log "everything is done"
         show_results
         return
     fi
-    printf '%s\n' "${JOB_IDS[@]}" >"$SCRIPT_DIR/jobs"
     log "logs: $SCRIPT_DIR; ./run.sh --follow shows the newest, scancel ${JOB_IDS[*]} ends the jobs"
     if [[ ${OPT[wait]} == yes ]]; then
-        wait_for_jobs
+        wait_for_jobs || confirm_forgotten
+        log "all jobs have succeeded"
         show_results
     fi
 }
@@ -63,14 +75,18 @@ read_heads() {
 
 # What --force redoes is forgotten here, once: a job that is queued again must keep what it has made.
 forget_forced() {
-    local stage
+    # The lock of the submission is held meanwhile.
+    local stage LOCK_BASE LOCK_FD=
     [[ ${OPT[force]} == yes ]] || return 0
     ! runs_all_folds || fail "--force with all folds: add --fold N, or take another --tag"
     make_folder "$DATA_DIR"
     take_lock "$DATA_DIR/.lock" "another run that prepares $PWD/$DATA_DIR"
     for ((stage = FIRST; stage <= LAST; stage++)); do
-        discard_output "$stage"
-        rm -f -- "$(stage_mark "$stage")"
+        # What other settings or a user have made is not redone, and stays.
+        if [[ -z $(why_idle "$stage") ]] && leaves_mark "$stage"; then
+            discard_output "$stage"
+            rm -f -- "$(stage_mark "$stage")"
+        fi
     done
     release_lock
 }
@@ -115,7 +131,7 @@ submit_folds() {
 # submit NAME STAGE ARRAY FIRST LAST: submit, or print, a job for the stages FIRST to LAST which asks for what STAGE
 # does; ARRAY is 1-N or empty. A job without an array is called alike, and comes after it.
 submit() {
-    local name=$1 script id options=(--parsable)
+    local name=$1 script id after='' options=(--parsable)
     [[ -z $3 || $name == folds ]] || name+=-parts
     if [[ ${OPT[dry-run]} == yes ]]; then
         printf '# %s%s\n' "$name" "${BEFORE:+, once $BEFORE has succeeded}"
@@ -124,27 +140,34 @@ submit() {
         BEFORE=$name
         return
     fi
+    end_if_interrupted
     script=$SCRIPT_DIR/$name.sh
     print_script "$name" "${@:2}" >"$script"
-    [[ -z $BEFORE ]] || options+=("--dependency=afterok:$BEFORE")
-    if ! id=$(sbatch "${options[@]}" -- "$script" 2>&1); then
-        ((${#JOB_IDS[@]} == 0)) || scancel "${JOB_IDS[@]}" || true
+    if [[ -n $BEFORE ]]; then
+        options+=("--dependency=afterok:$BEFORE")
+    elif (($4 <= 4 && ${#DATA_JOBS[@]})); then
+        # Tasks of arrays share their work out without a lock. What those jobs make is found done then.
+        options+=("--dependency=afterany$(printf ':%s' "${DATA_JOBS[@]}")")
+        after=", after ${DATA_JOBS[*]}, which prepare the same data"
+    fi
+    # A Ctrl-C that ended sbatch would leave a job whose number nobody knows.
+    if ! id=$(trap '' INT && sbatch "${options[@]}" -- "$script" 2>&1); then
+        cancel_submission
         fail "sbatch refused $script: $id"
     fi
     id=$(tail -n 1 <<<"$id")
     BEFORE=${id%%;*}
-    JOB_IDS+=("$BEFORE")
-    JOB_NAMES+=("$name")
-    log "job $BEFORE${3:+, an array of ${3#1-}}"
+    note_job "$name" "$BEFORE" "$4"
+    log "job $BEFORE${3:+, an array of ${3#1-}}$after"
 }
 
 # print_script NAME STAGE ARRAY FIRST LAST: see `submit`.
 print_script() {
-    local log_name=$SCRIPT_DIR/$1-%j.log name command
-    [[ -z $3 ]] || log_name=$SCRIPT_DIR/$1-%A_%a.log
+    local log_name=$1-%j.log name command
+    [[ -z $3 ]] || log_name=$1-%A_%a.log
     printf '#!/usr/bin/env bash\n'
     printf '#SBATCH --job-name=%s\n' "${RECIPE_NAME//[^A-Za-z0-9._-]/_}-${TAG//[^A-Za-z0-9._-]/_}-$1"
-    printf '#SBATCH --output="%s"\n' "${log_name//$SCRIPT_DIR/${SCRIPT_DIR//%/%%}}"
+    printf '#SBATCH --output="%s"\n' "${SCRIPT_DIR//%/%%}/$log_name"
     # A job that is queued again would otherwise begin its log anew.
     printf '#SBATCH %s\n' --open-mode=append --kill-on-invalid-dep=yes ${3:+"--array=$3"}
     sed -n "s/^$2\t//p" <<<"$HEADS"

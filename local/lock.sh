@@ -16,16 +16,26 @@ take_lock() {
 
 try_lock() {
     if command -v flock >/dev/null; then
-        exec {LOCK_FD}>>"$LOCK_BASE"
+        { exec {LOCK_FD}>>"$LOCK_BASE"; } 2>/dev/null || refuse_lock
         flock --nonblock "$LOCK_FD" || { exec {LOCK_FD}>&-; return 1; }
         describe_holder >"$LOCK_BASE"
     elif mkdir -- "$LOCK_BASE.d" 2>/dev/null; then
         describe_holder >"$LOCK_BASE.d/holder"
+    elif [[ ! -w ${LOCK_BASE%/*} ]]; then
+        refuse_lock
     else
         # Its maker may have been killed; of one on another machine nothing is known.
         is_dead "$LOCK_BASE.d/holder" && rm -rf -- "$LOCK_BASE.d"
         return 1
     fi
+}
+
+# Leave with the exit code of what cannot be written: waiting would not help.
+refuse_lock() {
+    local place=$LOCK_BASE
+    [[ $place == /* ]] || place=$PWD/$place
+    log "error: cannot write the lock $place: check its permissions, and that the disk is not full" >&2
+    exit 6
 }
 
 # Print who takes the lock: process, machine, the scheduler's job, and since when.

@@ -17,8 +17,8 @@ num-nodes  | N            | 1                                   | machines that 
 max-restarts | N          | (3 in Slurm jobs, else 0)           | times that training is started again in place, from its last checkpoint, when one of its processes has died
 launcher   | NAME         | local                               | local runs the stages here; slurm submits each as a job of a Slurm cluster, after the one before it
 slurm-conf | FILE         | (conf/slurm.yaml of the recipe, else that of the toolkit) | what the jobs ask for: partition, GPUs, time and so on
-wait       | -            | no                                  | with --launcher slurm: wait until the jobs have ended; exit code and end of the log of one that fails
-follow     | -            | no                                  | only show the newest log of the run, of jobs or of stages, as it grows
+wait       | -            | no                                  | with --launcher slurm: wait until the jobs have ended, also for those of an earlier command; exit code and end of the log of one that fails
+follow     | -            | no                                  | only show the newest log of the run as it grows: that of its jobs until they have ended, else of a stage or fold that runs here
 part       | I/N          | (all of it)                         | do the I-th of N parts of stage 1 or 2, as a task of a job array; the stage itself puts the parts together
 max-duration | N          | (as in the config)                  | most seconds of audio of a batch on one process, in place of a number of clips: data.max_duration_s, with data.batch_size null
 nj         | N            | (number of CPU cores, at most 8)    | processes that prepare data; with --launcher slurm tasks of a job array, each with as many processes as it has processors
@@ -28,8 +28,8 @@ best       | -            | no                                  | take the epoch
 use-averaged-model | -    | no                                  | with --avg, the mean of the weights over all updates of these epochs in place of that of their checkpoints: evaluation.use_averaged_model
 restart    | -            | no                                  | train afresh; an earlier run of this tag is kept in exp/<tag>.old-<n>
 force      | -            | no                                  | redo the requested stages even when they are done; stage 5 as with --restart
-check      | -            | no                                  | look at machine, processes, corpus, disk space and locks with the settings of the run, and run nothing
-dry-run    | -            | no                                  | print the commands of the stages and run nothing
+check      | -            | no                                  | look at this machine, processes, corpus, disk space and locks with the settings of the run, and run nothing
+dry-run    | -            | no                                  | print the commands of the stages, or with --launcher slurm the scripts of their jobs, and run nothing
 verbose    | -            | no                                  | log more, and show tracebacks of errors
 help       | -            | no                                  | print this text
 '
@@ -112,8 +112,6 @@ check_options() {
     done
     [[ ${OPT[launcher]} == local || ${OPT[launcher]} == slurm ]] ||
         fail "--launcher ${OPT[launcher]}: expected local or slurm"
-    [[ ${OPT[check]} == no || ${OPT[launcher]} == local ]] ||
-        fail "--check looks at the machine that it runs on: leave --launcher slurm out (in a job: sbatch run.sh --check)"
     [[ ${OPT[wait]} == no || ${OPT[launcher]} == slurm ]] || fail "--wait goes with --launcher slurm"
     for name in stage stop-stage; do
         ((${OPT[$name]} <= LAST_STAGE)) || fail "--$name ${OPT[$name]}: stages are 0 to $LAST_STAGE"
@@ -121,8 +119,20 @@ check_options() {
     [[ ${OPT[stage]} -le ${OPT[stop-stage]} ]] ||
         fail "--stage ${OPT[stage]} comes after --stop-stage ${OPT[stop-stage]}"
     [[ -z ${OPT[epoch]} || ${OPT[best]} == no ]] || fail "--epoch and --best exclude each other"
+    [[ ${OPT[check]} == no ]] || check_look
     [[ -z ${OPT[part]} ]] || check_part
     [[ -z ${OPT[tag]} ]] || check_tag "${OPT[tag]}"
+}
+
+# A look at the machine runs nothing, here or elsewhere.
+check_look() {
+    local name
+    for name in dry-run follow; do
+        [[ ${OPT[$name]} == no ]] || fail "--check runs nothing but a look at this machine: leave --$name out"
+    done
+    [[ ${OPT[launcher]} == local ]] ||
+        fail "--check looks at the machine that it runs on: leave --launcher ${OPT[launcher]} out;" \
+            "for the nodes of a job: sbatch [options] run.sh --check"
 }
 
 # A part is one of N, of a stage whose work can be shared out.

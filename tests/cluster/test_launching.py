@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from tests.cluster.cluster import Cluster
 
 
@@ -50,3 +52,30 @@ def test_sbatch_of_the_driver_itself(cluster: Cluster, undisturbed):
     batch = ("sbatch", "--wait", "-o", str(log), str(cluster.tree / "run.sh"))
     cluster.call(*batch, *options, cwd=cluster.folder)
     assert "[stage 7: results] finished" in log.read_text()
+
+
+def test_a_look_at_the_nodes_of_a_job(cluster: Cluster, undisturbed):
+    log = cluster.folder / "look.log"
+    batch = ("sbatch", "--wait", "--nodes=2", "-o", str(log), "run.sh")
+    cluster.call(*batch, "--config", "conf/tiny.yaml", "--tag", "look", "--check")
+    assert "all 2 add up a tensor by gloo" in log.read_text()
+
+
+def test_jobs_that_are_left_are_waited_for(cluster: Cluster, undisturbed):
+    """Where Ctrl-C has ended the first --wait, say, and the same command is given again."""
+    held = cluster.recipe / "conf" / "held.yaml"
+    held.write_text("extra: [--hold]\n")
+    export = ("--launcher", "slurm", "--stage", "8", "--stop-stage", "8")
+    assert cluster.drive(*export, "--slurm-conf", str(held)).returncode == 0
+    job = (undisturbed / "log" / "slurm" / "jobs").read_text().split()[-1]
+    refused = cluster.drive(*export)
+    assert refused.returncode == 2
+    assert f"jobs of this run are still there: {job};" in refused.stdout
+    release = threading.Timer(8.0, cluster.call, ("scontrol", "release", job))
+    release.start()
+    done = cluster.drive(*export, "--wait")
+    release.join()
+    assert done.returncode == 0, done.stdout
+    assert f"waiting for the jobs of an earlier command: {job}" in done.stdout
+    assert f"[stage8-export] job {job}: COMPLETED" in done.stdout
+    assert "everything is done" in done.stdout

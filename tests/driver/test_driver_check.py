@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 from clone import environment
@@ -98,11 +100,14 @@ def check_lock(tree, base, **changes):
 @pytest.fixture
 def without_flock(tmp_path):
     """A folder of programs as a small system has them."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
+    return make_tools(tmp_path / "tools")
+
+
+def make_tools(folder):
+    folder.mkdir()
     for name in ("bash", "date", "mkdir", "rm", "uname"):
-        (tools / name).symlink_to(shutil.which(name))
-    return tools
+        (folder / name).symlink_to(shutil.which(name))
+    return folder
 
 
 def test_a_lock_names_its_holder(tree, tmp_path):
@@ -120,3 +125,37 @@ def test_a_lock_of_another_machine_is_left_alone_without_flock(tree, tmp_path, w
     told = lock(tree, tmp_path / ".lock", PATH=str(without_flock)).communicate(timeout=30)[0]
     assert told == "held (process 99999999 on node7, since 2026-01-01 00:00:00)\n"
     assert folder.exists()
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_a_lock_that_cannot_be_made_is_not_waited_for(tree, flock):
+    """By somebody to whom root's folder is closed, or the lock that root has made."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        shutil.copytree(tree / "local", place / "local")
+        tools = make_tools(place / "tools")
+        (place / ".lock").touch(0o644)
+        place.chmod(0o777 if flock else 0o755)
+        if os.geteuid() != 0:
+            (place / ".lock").chmod(0o444)
+            place.chmod(0o777 if flock else 0o555)
+        done = subprocess.run(
+            [
+                "bash",
+                "-c",
+                'source local/log.sh; source local/lock.sh; take_lock "$1" "another run"',
+                "-",
+                f"{place}/.lock",
+            ],
+            cwd=place,
+            env=environment(**({} if flock else {"PATH": str(tools)})),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            **({"user": 65534} if os.geteuid() == 0 else {}),
+        )
+        place.chmod(0o755)
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert re.fullmatch(
+        rf"\S+ \S+ \[run\] error: cannot write the lock {name}/.lock: check .*\n", done.stderr
+    ), done.stderr

@@ -101,6 +101,9 @@ def test_a_file_of_ones_own(tree, drive):
         (("--part", "4/3", "--stage", "2", "--stop-stage", "2"), "--part 4/3: expected I/N"),
         (("--part", "1/3"), "--part 1/3 is for stage 1 or 2 alone"),
         (("--slurm-conf", "absent.yaml", "--launcher", "slurm", "--dry-run"), "absent.yaml"),
+        (("--check", "--launcher", "slurm"), "leave --launcher slurm out"),
+        (("--check", "--dry-run"), "leave --dry-run out"),
+        (("--check", "--follow"), "leave --follow out"),
         (("--follow",), "nothing to follow: there is no log in"),
     ],
 )
