@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,11 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Process ids are those of one machine or container, and others may write into the same folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    # A new file always: never what somebody has put, or linked, under this name.
-    temporary.unlink(missing_ok=True)
     try:
+        # A new file always ("x"): never what somebody has put, or linked, under this name.
         with temporary.open(mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -42,14 +43,27 @@ def test_the_file_is_readable_as_the_umask_says_and_line_ends_are_kept(tmp_path)
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_that_lies_under_the_temporary_name_is_not_followed(tmp_path):
+def test_a_link_that_lies_under_the_temporary_name_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / "victim").write_text("dear")
-    (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
-    with atomic_write(tmp_path / "a.txt") as file:
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "77")
+    (tmp_path / ".a.txt.77.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError), atomic_write(tmp_path / "a.txt") as file:
         file.write("new")
     assert (tmp_path / "victim").read_text() == "dear"
-    assert (tmp_path / "a.txt").read_text() == "new" and not (tmp_path / "a.txt").is_symlink()
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.txt", "victim"]
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_two_that_write_one_file_at_once_do_not_mix(tmp_path):
+    """Processes of two machines may have one number, as the same process stands for them here."""
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as slow:
+        slow.write("slow ")
+        with atomic_write(path) as fast:
+            fast.write("fast")
+        assert path.read_text() == "fast"
+        slow.write("and whole")
+    assert path.read_text() == "slow and whole"
+    assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_write_that_the_system_refuses_names_the_file_and_keeps_the_old_one(tmp_path):
