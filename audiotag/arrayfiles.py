@@ -28,7 +28,12 @@ def read_arrays(path: Path, *names: str) -> list[NDArray]:
             missing = [name for name in names if name not in archive]
             if missing:
                 raise ValueError(f"it has no array '{missing[0]}', only {', '.join(archive) or 'none'}")
-            return [archive[name] for name in names]
+            arrays = [archive[name] for name in names]
+    # NumPy hands on as bytes what is no array.
+    for name, array in zip(names, arrays, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"its '{name}' is no array")
+    return arrays
 
 
 def read_array(path: Path, *, mapped: bool = False) -> NDArray:
