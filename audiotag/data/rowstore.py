@@ -243,7 +243,9 @@ class RowStore:
         found = (rows.shape, rows.dtype, ids.shape, ids.dtype.kind)
         if found != ((self.num_clips, self.width), np.dtype(self.kind.dtype), (self.num_clips,), "S"):
             raise damaged(
-                self.path, f"it has {rows.dtype} of shape {rows.shape} and {len(ids)} ids", self.folder
+                self.path,
+                f"it has {rows.dtype} of shape {rows.shape} and ids of shape {ids.shape}",
+                self.folder,
             )
         return rows, ids
 

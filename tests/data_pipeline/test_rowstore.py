@@ -77,7 +77,7 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"scores.npy is damaged"):
         store.open()
     np.save(scores, LOGITS)
-    with pytest.raises(DataError, match=r"damaged \(it has float32 of shape \(7, 3\) and 7 ids"):
+    with pytest.raises(DataError, match=r"damaged \(it has float32 of shape \(7, 3\) and ids"):
         store.open()
 
 
