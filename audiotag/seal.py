@@ -1,13 +1,15 @@
-"""Checksums that JSON files carry in themselves, so that a changed digit is noticed and not believed."""
+"""Checksums, so that a changed digit is noticed and not believed: of files, and in JSON files themselves."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 SEAL = "checksum"
+READ_BYTES = 1 << 22
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,3 +33,12 @@ def unsealed(content: dict[str, Any]) -> dict[str, Any]:
 def checksum(content: Mapping[str, Any]) -> str:
     """The CRC-32 of an object as it is read from JSON, whatever the order and form it is written in."""
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def file_checksum(path: Path) -> int:
+    """The CRC-32 of a file's bytes, which zlib sums up faster than disks deliver."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

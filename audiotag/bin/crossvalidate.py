@@ -16,6 +16,7 @@ from audiotag.errors import run_command
 from audiotag.evaluation.crossvalidation import write_crossvalidation
 from audiotag.logs import set_up_logging
 from audiotag.training.foldruns import read_folds
+from audiotag.writable import check_writable
 
 logger = logging.getLogger("audiotag.crossvalidate")
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("audiotag.crossvalidate")
 def main() -> None:
     args = parse_arguments()
     set_up_logging(verbose=args.verbose)
+    check_writable(args.exp_dir)
     table = write_crossvalidation(args.exp_dir, read_folds(args.exp_dir, args.folds))
     logger.info("written: %s", args.exp_dir / "RESULTS.md")
     print(table.text())

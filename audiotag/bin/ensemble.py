@@ -33,6 +33,7 @@ from audiotag.prediction.ensembling import combine_split, find_scores
 from audiotag.prediction.members import find_members
 from audiotag.prediction.model import run_config
 from audiotag.training.averaging import add_weight_arguments, weight_overrides
+from audiotag.writable import check_writable
 
 
 def main() -> None:
@@ -45,6 +46,8 @@ def main() -> None:
     allow_tf32(ensemble.tf32)
     with join_world(args.device) as world:
         set_up_logging(world.rank, args.verbose)
+        if world.is_main:
+            check_writable(dest)  # before hours of scoring
         sources = find_members(ensemble, weight_overrides(args))
         places = find_scores(ensemble, sources, args.data_dir, dest, world)
         if world.is_main:

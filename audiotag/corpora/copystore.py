@@ -32,7 +32,7 @@ COPY_VERSION = 1
 JOURNAL = "copies.jsonl"
 KEY_BYTES = 8
 MAX_ID_CHARACTERS = 60
-COPY_NAME = re.compile(rf"\.?[\w.+-]*-([0-9a-f]{{{2 * KEY_BYTES}}})\.(flac|wav)(\.[0-9]+\.tmp)?", re.ASCII)
+COPY_NAME = re.compile(rf"\.?[\w.+-]*-([0-9a-f]{{{2 * KEY_BYTES}}})\.(flac|wav)(\.[0-9a-f]+\.tmp)?", re.ASCII)
 
 
 class Copy(NamedTuple):

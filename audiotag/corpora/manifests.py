@@ -191,7 +191,7 @@ def write_sounds(path: Path, clips: Sequence[Clip]) -> None:
     """Write a number (N,) for the audio of each clip, by which other recipes know it again; 0 for silence."""
     sounds = [0 if clip.content.level_dbfs is None else int(clip.content.sound[:16], 16) for clip in clips]
     with atomic_write(path, "wb") as file:
-        np.save(file, np.array(sounds, dtype=np.uint64))
+        np.savez(file, sounds=np.array(sounds, dtype=np.uint64))
 
 
 def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:

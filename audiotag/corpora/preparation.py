@@ -177,7 +177,7 @@ def write_all(
     """Write everything; the manifests come last, so that they are only there when all is."""
     ids_path = manifests_dir / "valid_ids.txt"
     if "valid" not in reports:  # those of an earlier run with another valid_share
-        for name in ("cuts_valid.jsonl", "skipped_valid.csv", "sounds_valid.npy"):
+        for name in ("cuts_valid.jsonl", "skipped_valid.csv", "sounds_valid.npz", "sounds_valid.npy"):
             (manifests_dir / name).unlink(missing_ok=True)
     else:
         write_skipped(manifests_dir / "skipped_valid.csv", reports["valid"].skipped)
@@ -190,10 +190,11 @@ def write_all(
     coverage = {split: coverage_of(report, table) for split, report in reports.items()}
     write_json(manifests_dir / "coverage.json", {**coverage, "notes": notes})
     for split, report in reports.items():
+        (manifests_dir / f"sounds_{split}.npy").unlink(missing_ok=True)  # of an earlier version
         if any(clip.matrix for clip in report.clips):  # their sound is not known
-            (manifests_dir / f"sounds_{split}.npy").unlink(missing_ok=True)
+            (manifests_dir / f"sounds_{split}.npz").unlink(missing_ok=True)
         else:
-            write_sounds(manifests_dir / f"sounds_{split}.npy", report.clips)
+            write_sounds(manifests_dir / f"sounds_{split}.npz", report.clips)
         write_cuts(manifests_dir / f"cuts_{split}.jsonl", map(cut_of, report.clips))
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.skipped_by_kind.items())
         logger.info(

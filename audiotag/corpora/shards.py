@@ -23,12 +23,12 @@ from audiotag.data.index import IndexedManifest
 from audiotag.data.loading import audio_path
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import DataError
+from audiotag.seal import file_checksum
 
 SMALLEST_SHARD, USUAL_SHARDS = 32, 64
 # What a killed job loses: 500 clips of 10 s are 10 to 20 seconds of work, a minute where cores or disks are
 # shared by many.
 LARGEST_SHARD, LARGEST_SHARD_S = 500, 5000.0
-READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,6 @@ def find_fault(archive: Path, manifest: Path) -> str | None:
     except (OSError, ValueError, KeyError) as error:
         return f"{manifest.name} cannot be read ({error})"
     return None
-
-
-def file_checksum(path: Path) -> int:
-    """The CRC-32 of a file's bytes, which zlib sums up faster than disks deliver."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def write_shard_manifest(shard: Shard, lines: Sequence[str], archive_bytes: int, archive_crc32: int) -> None:

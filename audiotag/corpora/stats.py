@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from audiotag.arrayfiles import read_arrays
 from audiotag.atomic import atomic_write
 from audiotag.corpora.manifests import SPLITS, write_json
 from audiotag.corpora.moments import measure
@@ -128,8 +129,7 @@ def load_sampling_weights(data_dir: Path, name: str, manifest: IndexedManifest) 
         ids, weights = read_weights(path)
     except FileNotFoundError:
         raise missing(path, stage=4) from None
-    # zipfile and numpy raise errors of a dozen kinds, by the byte that is wrong.
-    except Exception as error:
+    except (OSError, ValueError) as error:
         raise damaged(path, error, stage=4) from None
     wanted = manifest.ids()
     places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
@@ -144,8 +144,7 @@ def load_sampling_weights(data_dir: Path, name: str, manifest: IndexedManifest) 
 
 def read_weights(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Ids (N,) in order, as bytes, and their weights (N,)."""
-    with np.load(path, allow_pickle=False) as file:
-        ids, weights = file["ids"], file["weights"]
+    ids, weights = read_arrays(path, "ids", "weights")
     if ids.dtype.kind != "S" or ids.ndim != 1 or not len(ids) or weights.shape != ids.shape:
         raise ValueError("expected a list of ids and as many weights")
     if weights.dtype.kind not in "fiu" or not (np.isfinite(weights) & (weights >= 0)).all():

@@ -3,8 +3,12 @@
 A store is a folder:
     <name>.npy    (N,W) numbers; NaN for a clip that could not be read
     ids.npy       (N,) ids of the clips as UTF-8 bytes
-    store.json    what the rows were made of, and the key that stands for it; written last
-    blocks/       while it is being made: the finished blocks of rows, each a file of its own
+    store.json    what the rows were made of, the key that stands for it, and the CRCs of those files; written
+                  last
+    blocks/       while it is being made: the finished blocks of rows, each an .npz file, which has a CRC
+
+Hours of a model's work are in it, of which nobody would notice a changed bit: each start compares the CRCs
+once, and what does not fit is made again.
 
 Numbers beyond the range of their type are kept as its largest.
 
@@ -14,8 +18,12 @@ Shapes: N clips, W numbers of a clip.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
 import shutil
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +31,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from audiotag.arrayfiles import read_array, read_arrays
 from audiotag.atomic import atomic_write
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import DataError, StorageError
+from audiotag.seal import file_checksum, sealed
 
-VERSION = 1
+logger = logging.getLogger(__name__)
+
+VERSION = 2  # stores of version 1 have no checksums
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,16 @@ class RowStore:
         return self.folder / f"{self.kind.name}.npy"
 
     @property
+    def ids_path(self) -> Path:
+        """The file of the clips' ids."""
+        return self.folder / "ids.npy"
+
+    @property
+    def description_path(self) -> Path:
+        """The file that says what the others are."""
+        return self.folder / "store.json"
+
+    @property
     def num_blocks(self) -> int:
         """Blocks that the clips make."""
         return -(-self.num_clips // self.block_clips)
@@ -103,17 +125,32 @@ class RowStore:
         return range(first, min(first + self.block_clips, self.num_clips))
 
     def is_complete(self) -> bool:
-        """Whether all rows are there."""
-        path = self.folder / "store.json"
+        """Whether all rows are there as they were written. It reads them all: for one process, once."""
+        path = self.description_path
         try:
-            description = parse_object(path.read_bytes())
+            content = path.read_bytes()
         except FileNotFoundError:
             return False
+        try:
+            description = parse_object(content)
+            self.check_files(description)
         except ValueError as error:
-            raise damaged(path, error, self.folder) from None
+            logger.warning("%s: %s; %s are made again", path, error, self.kind.what)
+            return False
         if description.get("key") != self.key:
             raise damaged(path, "its key is not the folder's", self.folder)
         return True
+
+    def check_files(self, description: dict[str, Any]) -> None:
+        """Compare the files with what store.json says of them; ValueError where they are others."""
+        if description.get("version") != VERSION:
+            raise ValueError(f"it is of version {description.get('version')}, expected {VERSION}")
+        expected = description.get("crc32")
+        for path in (self.path, self.ids_path):
+            if not path.is_file():
+                raise ValueError(f"{path.name} is missing")
+            if not isinstance(expected, dict) or expected.get(path.name) != file_checksum(path):
+                raise ValueError(f"{path.name} was changed after it was written")
 
     def missing_blocks(self) -> list[int]:
         """Blocks that are still to be made."""
@@ -121,7 +158,7 @@ class RowStore:
 
     def block_path(self, block: int) -> Path:
         """The file of a block."""
-        return self.folder / "blocks" / f"{block}.npy"
+        return self.folder / "blocks" / f"{block}.npz"
 
     def write_block(self, block: int, rows: NDArray[np.floating]) -> None:
         """Keep the rows of a block."""
@@ -129,27 +166,29 @@ class RowStore:
         with np.errstate(invalid="ignore"):  # NaN stays NaN
             rows = np.clip(rows, -largest, largest).astype(self.kind.dtype)
         with atomic_write(self.block_path(block), "wb") as file:
-            np.save(file, rows)
+            np.savez(file, rows=rows)
 
     def read_block(self, block: int) -> NDArray[np.floating]:
         """The rows of a finished block."""
-        path = self.block_path(block)
         try:
-            rows = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise damaged(path, error, path) from None
+            return self.checked_block(block)
+        except ValueError as error:
+            raise damaged(self.block_path(block), error, self.block_path(block)) from None
+
+    def checked_block(self, block: int) -> NDArray[np.floating]:
+        """The rows of a finished block; ValueError where they are not what belongs there."""
+        [rows] = read_arrays(self.block_path(block), "rows")
         expected = (len(self.positions(block)), self.width)
         if rows.shape != expected or rows.dtype != self.kind.dtype:
-            raise damaged(
-                path, f"expected {expected} {self.kind.dtype}, found {rows.shape} {rows.dtype}", path
-            )
+            raise ValueError(f"expected {expected} {self.kind.dtype}, found {rows.shape} {rows.dtype}")
         return rows
 
     def prepare(self) -> None:
-        """Remove what a killed run left half written, and refuse to begin what the disk cannot hold: for a
-        moment all rows are there twice."""
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        """Remove what cannot be used, whole or half written, and refuse to begin what the disk cannot hold:
+        for a moment all rows are there twice."""
+        unusable = [self.description_path, self.path, self.ids_path, *self.folder.glob(".*.tmp")]
+        for path in [*unusable, *self.damaged_blocks()]:
+            path.unlink(missing_ok=True)
         rows = self.num_clips + self.block_clips * len(self.missing_blocks())
         size = np.dtype(self.kind.dtype).itemsize
         needed, free = rows * self.width * size, shutil.disk_usage(self.folder).free
@@ -160,20 +199,36 @@ class RowStore:
                 "another disk"
             )
 
+    def damaged_blocks(self) -> Iterator[Path]:
+        """The files of blocks that are there and not as they were written."""
+        for block in set(range(self.num_blocks)).difference(self.missing_blocks()):
+            try:
+                self.checked_block(block)
+            except ValueError as error:
+                logger.warning("%s is damaged (%s): it is made again", self.block_path(block), error)
+                yield self.block_path(block)
+
     def finish(self, ids: NDArray[np.bytes_], info: dict[str, Any]) -> None:
         """Join the blocks, all of which must be there."""
+        ids_file = io.BytesIO()
+        np.save(ids_file, np.asarray(ids))
+        checksums = {
+            self.path.name: write_parts(self.path, self.joined()),
+            self.ids_path.name: write_parts(self.ids_path, [ids_file.getvalue()]),
+        }
+        about = {"format": self.kind.format, "version": VERSION, "key": self.key, "crc32": checksums}
+        with atomic_write(self.description_path) as file:
+            json.dump(sealed({**about, **info}), file, indent=2)
+
+    def joined(self) -> Iterator[bytes]:
+        """The file of all rows, part by part."""
+        header = io.BytesIO()
         descr = np.lib.format.dtype_to_descr(np.dtype(self.kind.dtype))
-        header = {"descr": descr, "fortran_order": False, "shape": (self.num_clips, self.width)}
-        with atomic_write(self.path, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for block in range(self.num_blocks):
-                file.write(self.read_block(block).tobytes())
-        with atomic_write(self.folder / "ids.npy", "wb") as file:
-            np.save(file, np.asarray(ids))
-        with atomic_write(self.folder / "store.json") as file:
-            json.dump(
-                {"format": self.kind.format, "version": VERSION, "key": self.key, **info}, file, indent=2
-            )
+        shape = (self.num_clips, self.width)
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        yield header.getvalue()
+        for block in range(self.num_blocks):
+            yield self.read_block(block).tobytes()
 
     def drop_blocks(self) -> None:
         """Remove what is no longer needed once all is joined."""
@@ -182,13 +237,27 @@ class RowStore:
     def open(self) -> tuple[NDArray[np.floating], NDArray[np.bytes_]]:
         """The rows (N,W), memory-mapped, and the ids (N,)."""
         try:
-            rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            ids = np.load(self.folder / "ids.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            rows, ids = read_array(self.path, mapped=True), read_array(self.ids_path)
+        except (OSError, ValueError) as error:
             raise damaged(self.path, error, self.folder) from None
-        if rows.shape != (self.num_clips, self.width) or len(ids) != self.num_clips:
-            raise damaged(self.path, f"it has shape {rows.shape} and {len(ids)} ids", self.folder)
+        found = (rows.shape, rows.dtype, ids.shape, ids.dtype.kind)
+        if found != ((self.num_clips, self.width), np.dtype(self.kind.dtype), (self.num_clips,), "S"):
+            raise damaged(
+                self.path,
+                f"it has {rows.dtype} of shape {rows.shape} and ids of shape {ids.shape}",
+                self.folder,
+            )
         return rows, ids
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> int:
+    """Write a file part by part; returns the CRC-32 of all of it."""
+    checksum = 0
+    with atomic_write(path, "wb") as file:
+        for part in parts:
+            checksum = zlib.crc32(part, checksum)
+            file.write(part)
+    return checksum
 
 
 def damaged(path: Path, reason: Exception | str, to_delete: Path) -> DataError:

@@ -176,7 +176,7 @@ def check_held_out(source: SourceSet, data_dir: Path, *, preset: str, storage: s
             leaks = np.flatnonzero(np.isin(theirs, ours[ours > 0])).tolist()
         else:
             logger.warning(
-                "data.sources: %s or %s has no list of its clips' audio (sounds_*.npy): clips that are in "
+                "data.sources: %s or %s has no list of its clips' audio (sounds_*.npz): clips that are in "
                 "both are looked for by their ids; run stage 1 again with --force to make it",
                 source.data_dir,
                 data_dir,

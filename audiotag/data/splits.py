@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from audiotag.arrayfiles import read_array, read_arrays
 from audiotag.data.index import IndexedManifest
 from audiotag.data.stagefiles import damaged, missing, read_objects
 from audiotag.errors import DataError
@@ -84,7 +85,14 @@ def is_feature_value(value: Any) -> bool:
 
 def read_sounds(data_dir: Path, split: str) -> np.ndarray | None:
     """Stage 1's number (N,) for the audio of each clip of a split, 0 for silence; None without its file."""
-    try:
-        return np.load(data_dir / "manifests" / f"sounds_{split}.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    path = data_dir / "manifests" / f"sounds_{split}.npz"
+    earlier = path.with_suffix(".npy")  # without a checksum
+    if not path.exists() and not earlier.exists():
         return None
+    try:
+        sounds = read_arrays(path, "sounds")[0] if path.exists() else read_array(earlier)
+        if sounds.dtype != np.uint64 or sounds.ndim != 1:
+            raise ValueError(f"expected a list of uint64, found {sounds.dtype} of shape {sounds.shape}")
+    except (OSError, ValueError) as error:
+        raise damaged(path if path.exists() else earlier, error, stage=1) from None
+    return sounds

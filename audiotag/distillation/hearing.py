@@ -62,12 +62,11 @@ def stored_targets(
         heard = clips
     store, info = describe_store(config, heard, data_dir, labels, teachers)
     dataset = HeardClips(heard, storage=config.features.storage, num_classes=len(labels))
-    if not world.gather(store.is_complete())[0]:
-        teachers.to(world.device)
     hearer = Hearer(
         lambda batch: said_of(batch, config, teachers, world),
         "teachers hear",
         "it gets no scores, and training takes another",
+        lambda: teachers.to(world.device),
     )
     fill_store(store, info, config, dataset, hearer, world, stop)
     teachers.to("cpu")

@@ -69,12 +69,15 @@ def read_system(path: Path) -> System:
     file = path / "scores.npz" if path.is_dir() else path
     scores = Scores.load(file)
     table = file.with_name("per_class.csv")
-    zero = None
+    zero, results = None, None
     if file.with_name("metrics.json").exists():
-        zero = read_evaluation(file.parent).zero_without_positives
-    if not table.exists():
-        return System(str(path), scores, None, zero)
-    classes = {one.mid: one.name for one in read_per_class(table)}
+        evaluation = read_evaluation(file.parent)
+        zero, results = evaluation.zero_without_positives, evaluation.classes
+    elif table.exists():
+        results = read_per_class(table)
+    if results is None:
+        return System(str(path), scores, None)
+    classes = {one.mid: one.name for one in results}
     if len(classes) != scores.logits.shape[1]:
         raise DataError(
             f"{table} has {len(classes)} classes, but the scores beside it {scores.logits.shape[1]}: "

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from audiotag.atomic import atomic_write
+from audiotag.atomic import atomic_write, replace_together
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import DataError
 from audiotag.evaluation.calibration import NUM_BINS
@@ -117,18 +117,15 @@ def write_evaluation(
         "zero_without_positives": zero_without_positives,
         "info": dict(info),
     }
-    json.dumps(content, allow_nan=False, default=str)  # what cannot be written ends here, all as it was
-    folder.mkdir(parents=True, exist_ok=True)
-    # A reader takes metrics.json as the sign that the rest is there and belongs to it.
-    (folder / "metrics.json").unlink(missing_ok=True)
-    scores.save(folder / "scores.npz")
-    write_per_class(folder / "per_class.csv", metrics, labels)
     thresholds = metrics.tuned_thresholds(clips_of(str(info.get("split")), info))
-    write_thresholds(folder / "thresholds.json", thresholds, labels, metrics.positives, len(scores.ids))
-    content["sha256"] = {"per_class.csv": file_digest(folder / "per_class.csv")}
-    text = json.dumps(sealed(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    with atomic_write(folder / "metrics.json") as file:
-        file.write(text + "\n")
+    with replace_together(folder, sign="metrics.json") as new:
+        scores.save(new / "scores.npz")
+        write_per_class(new / "per_class.csv", metrics, labels)
+        write_thresholds(new / "thresholds.json", thresholds, labels, metrics.positives, len(scores.ids))
+        content["sha256"] = {"per_class.csv": file_digest(new / "per_class.csv")}
+        text = json.dumps(sealed(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+        with atomic_write(new / "metrics.json") as file:
+            file.write(text + "\n")
     return metrics
 
 

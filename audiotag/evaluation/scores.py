@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from audiotag.arrayfiles import read_arrays
 from audiotag.atomic import atomic_write
 from audiotag.errors import DataError
 
@@ -56,24 +54,15 @@ class Scores:
         """Read what `save` wrote; a DataError names the file and what is wrong with it."""
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                missing = [name for name in ARRAYS if name not in archive]
-                if missing:
-                    raise DataError(f"it has no array '{missing[0]}', only {', '.join(archive) or 'none'}")
-                arrays = {name: archive[name] for name in ARRAYS}
-            return cls(arrays["ids"].tolist(), arrays["logits"], unpacked(arrays["labels"]))
+            ids, logits, labels = read_arrays(path, *ARRAYS)
+            return cls(ids.tolist(), logits, unpacked(labels))
         except FileNotFoundError:
             raise DataError(f"score file not found: {path}; stage 6 makes it") from None
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
-        # What numpy and zipfile raise for bytes that are not, or no longer, an npz file.
-        except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        # TypeError: whole arrays that are of something else.
+        except (ValueError, TypeError) as error:
             raise DataError(f"{path}: not a score file, or damaged ({error}); run stage 6 again") from None
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # zipfile seeks to impossible places in damaged files.
-            raise DataError(f"{path}: not a score file, or damaged; run stage 6 again") from None
 
 
 def compact(labels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ from audiotag.atomic import atomic_write
 from audiotag.export.package import TrainedModel
 from audiotag.labels import LabelTable
 
+DESCRIPTION_FILE = "config.json"
+
 
 class TaggingGraph(nn.Module):
     """Log-mel features and their lengths to probabilities.
@@ -101,7 +103,7 @@ def write_description(
         "num_classes": len(model.tagger.labels),
         "info": info,
     }
-    with atomic_write(folder / "config.json") as file:
+    with atomic_write(folder / DESCRIPTION_FILE) as file:
         json.dump(description, file, indent=2)
     with atomic_write(folder / "labels.csv") as file:
         file.write(sherpa_labels(model.tagger.labels))

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from audiotag.atomic import atomic_write
+from audiotag.atomic import atomic_write, replace_together
 from audiotag.errors import ConfigError
-from audiotag.export.graph import TaggingGraph, build_graph, write_description
+from audiotag.export.graph import DESCRIPTION_FILE, TaggingGraph, build_graph, write_description
 from audiotag.export.package import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -48,19 +48,19 @@ def export_onnx(folder: Path, model: TrainedModel, info: dict[str, Any]) -> Path
     metadata = METADATA if is_zipformer else {"model_type": model.config["encoder"]["name"], "version": "1"}
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto)
-    path = folder / FILE
-    with atomic_write(path, "wb") as file:
-        file.write(proto.SerializeToString())
-    with atomic_write(folder / INT8_FILE, "wb") as file:
-        file.write(quantized(path, quantization))
     files = {FILE: "float32", INT8_FILE: "weights of matrix products in 8 bits, signed"}
-    write_description(folder, FORMAT, model, files, info)
+    with replace_together(folder, sign=DESCRIPTION_FILE) as new:
+        with atomic_write(new / FILE, "wb") as file:
+            file.write(proto.SerializeToString())
+        with atomic_write(new / INT8_FILE, "wb") as file:
+            file.write(quantized(new / FILE, quantization))
+        write_description(new, FORMAT, model, files, info)
     if not is_zipformer or model.tagger.frontend.num_mel_bins != SHERPA_MEL_BINS:
         logger.warning(
             "sherpa-onnx computes %d log-mel bins for a Zipformer: it cannot run this model, onnxruntime can",
             SHERPA_MEL_BINS,
         )
-    return path
+    return folder / FILE
 
 
 def convert(graph: TaggingGraph) -> bytes:

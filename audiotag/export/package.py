@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from audiotag.atomic import atomic_write
+from audiotag.atomic import atomic_write, replace_together
 from audiotag.configfile import validate
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import CheckpointError, ConfigError, DataError
@@ -67,7 +67,6 @@ def export_package(
         info: what else to keep: checkpoint files, metrics, coverage, provenance.
         thresholds: content of thresholds.json; None where there are none for these weights.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -77,18 +76,16 @@ def export_package(
         "num_classes": len(labels),
         "info": info,
     }
-    (folder / "config.json").unlink(missing_ok=True)  # it comes last, as the sign that all belongs together
-    with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
-    labels.write(folder / "labels.csv")
-    if thresholds is None:
-        (folder / "thresholds.json").unlink(missing_ok=True)  # of an earlier export
-    else:
-        with atomic_write(folder / "thresholds.json", "wb") as file:
-            file.write(thresholds)
-    description["sha256"] = {name: file_digest(folder / name) for name in DIGESTED}
-    with atomic_write(folder / "config.json") as file:
-        json.dump(sealed(description), file, indent=2)
+    with replace_together(folder, sign="config.json", outdated=["thresholds.json"]) as new:
+        with atomic_write(new / WEIGHTS_FILE, "wb") as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        labels.write(new / "labels.csv")
+        if thresholds is not None:
+            with atomic_write(new / "thresholds.json", "wb") as file:
+                file.write(thresholds)
+        description["sha256"] = {name: file_digest(new / name) for name in DIGESTED}
+        with atomic_write(new / "config.json") as file:
+            json.dump(sealed(description), file, indent=2)
 
 
 def load_tagger(path: str | Path, device: str = "cpu") -> Tagger:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from audiotag.atomic import atomic_write
-from audiotag.export.graph import TaggingGraph, build_graph, write_description
+from audiotag.atomic import atomic_write, replace_together
+from audiotag.export.graph import DESCRIPTION_FILE, TaggingGraph, build_graph, write_description
 from audiotag.export.package import TrainedModel
 
 FORMAT = "audiotag-torchscript"
@@ -26,11 +26,11 @@ def export_torchscript(folder: Path, model: TrainedModel, info: dict[str, Any]) 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.jit.save(trace(build_graph(model)), content)
-    path = folder / FILE
-    with atomic_write(path, "wb") as file:
-        file.write(content.getvalue())
-    write_description(folder, FORMAT, model, {FILE: "TorchScript, float32"}, info)
-    return path
+    with replace_together(folder, sign=DESCRIPTION_FILE) as new:
+        with atomic_write(new / FILE, "wb") as file:
+            file.write(content.getvalue())
+        write_description(new, FORMAT, model, {FILE: "TorchScript, float32"}, info)
+    return folder / FILE
 
 
 def trace(graph: TaggingGraph) -> torch.jit.ScriptModule:

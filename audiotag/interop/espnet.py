@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from audiotag.atomic import atomic_write
+from audiotag.atomic import atomic_write, replace_together
 from audiotag.errors import CheckpointError
 from audiotag.export.package import TrainedModel
 from audiotag.frontend import PRESETS
@@ -106,7 +106,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         logger.warning("%s is not there: nothing is known of the classes and of the encoder's settings", path)
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # PyYAML reads nested text by recursion, and has Python read dates and numbers.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a configuration of ESPnet")
@@ -204,10 +205,11 @@ def export_espnet(folder: Path, model: TrainedModel) -> Path:
     }
     content = io.BytesIO()
     torch.save(weights, content)
-    with atomic_write(folder / FILE, "wb") as file:
-        file.write(content.getvalue())
-    with atomic_write(folder / CONFIG_FILE) as file:
-        yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
-    with atomic_write(folder / TOKENS_FILE) as file:
-        file.write("".join(f"{token}\n" for token in tokens))
+    with replace_together(folder, sign=CONFIG_FILE) as new:
+        with atomic_write(new / FILE, "wb") as file:
+            file.write(content.getvalue())
+        with atomic_write(new / TOKENS_FILE) as file:
+            file.write("".join(f"{token}\n" for token in tokens))
+        with atomic_write(new / CONFIG_FILE) as file:
+            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     return folder / FILE

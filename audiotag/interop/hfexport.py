@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from audiotag.atomic import atomic_write
+from audiotag.atomic import atomic_write, replace_together
 from audiotag.errors import ConfigError
 from audiotag.export.package import WEIGHTS_FILE, TrainedModel
 from audiotag.interop.epsilons import Difference, Epsilons, measure_other_epsilons
@@ -41,15 +41,16 @@ def export_huggingface(folder: Path, model: TrainedModel, info: dict[str, Any]) 
     )
     extractor = extractor_config(tagger.frontend.target_frames, tagger.frontend.mean, tagger.frontend.std)
     weights = to_foreign({name: value.cpu() for name, value in tagger.state_dict().items()})
-    with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
-        file.write(save(weights, metadata={"format": "pt"}))
-    for name, content in ((CONFIG_FILE, config), (EXTRACTOR_FILE, extractor)):
-        with atomic_write(folder / name) as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-    tagger.labels.write(folder / LABELS_FILE)
-    with atomic_write(folder / "README.md") as file:
-        file.write(model_card(model, info, eps, difference))
+    with replace_together(folder, sign=CONFIG_FILE) as new:
+        with atomic_write(new / WEIGHTS_FILE, "wb") as file:
+            file.write(save(weights, metadata={"format": "pt"}))
+        for name, content in ((CONFIG_FILE, config), (EXTRACTOR_FILE, extractor)):
+            with atomic_write(new / name) as file:
+                json.dump(content, file, indent=2, ensure_ascii=False)
+                file.write("\n")
+        tagger.labels.write(new / LABELS_FILE)
+        with atomic_write(new / "README.md") as file:
+            file.write(model_card(model, info, eps, difference))
 
 
 def check_exportable(model: TrainedModel) -> None:

@@ -18,6 +18,7 @@ from audiotag.configensemble import Ensemble
 from audiotag.data.splits import open_split, read_labels
 from audiotag.distributed import World
 from audiotag.errors import DataError
+from audiotag.evaluation.comparison import read_system
 from audiotag.evaluation.conditions import folder_suffix, precision_in_words
 from audiotag.evaluation.results import read_evaluation, write_evaluation
 from audiotag.export.package import TrainedModel, load_model, read_description
@@ -98,9 +99,8 @@ class ModelScorer:
         if not (place / "metrics.json").exists():
             return {}
         try:
-            (place / "scores.npz").stat()
             return read_evaluation(place).info.get("scored") or {}
-        except (DataError, OSError) as error:
+        except DataError as error:
             logger.warning("%s is scored again on %s: %s", source.name, split, error)
             return {}
 
@@ -119,9 +119,14 @@ class ModelScorer:
                 " and ".join(changed),
                 place,
             )
-        else:
-            logger.info("%s: scores on %s are there already (%s)", source.name, split, place)
-        return not changed
+            return False
+        try:
+            read_system(place)  # as it is read when scores are combined, where damage would be an end
+        except DataError as error:
+            logger.warning("%s is scored again on %s: %s", source.name, split, error)
+            return False
+        logger.info("%s: scores on %s are there already (%s)", source.name, split, place)
+        return True
 
     def score_model(self, source: Source, wanted: dict[str, dict[str, Any]]) -> None:
         """Load a model and score it on splits; the first process writes what comes of it."""

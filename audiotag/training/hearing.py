@@ -37,11 +37,13 @@ class Hearer:
         hear: a batch to its rows (B,W).
         who: in words, for messages.
         unread: what becomes of a clip that cannot be read, likewise.
+        get_ready: called once before the first batch, if there is one to hear.
     """
 
     hear: Callable[[Batch], np.ndarray]
     who: str
     unread: str
+    get_ready: Callable[[], object] = lambda: None
 
 
 class HeardClips(ClipDataset):
@@ -84,11 +86,12 @@ def fill_store(
         world: the processes.
         stop: tells whether a signal asked to stop.
     """
-    if world.gather(store.is_complete())[0]:
+    # It reads the store whole, which one process does for all.
+    if world.gather(world.is_main and store.is_complete())[0]:
         return
     busy = f"another run is making {store.kind.what} in {{folder}}{{holder}}: wait for it, or stop it"
     with lock_run(store.folder, busy) if world.is_main else nullcontext():
-        if world.gather(store.is_complete())[0]:  # by a run that had the folder until now
+        if world.gather(world.is_main and store.is_complete())[0]:  # by a run that had the folder until now
             return
         make_rows(store, info, config, dataset, hearer, world, stop)
 
@@ -112,6 +115,7 @@ def make_rows(
                 ", ".join(others),
             )
         store.prepare()
+    hearer.get_ready()
     missing = world.gather(store.missing_blocks())[0]
     done = store.num_blocks - len(missing)
     logger.info(

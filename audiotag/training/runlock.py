@@ -43,7 +43,7 @@ SILENCE_S = 4 * BEAT_S
 WAIT_FOR_DYING_S = 5.0
 
 # What an interrupted `atomic_write` of training leaves; an evaluation may be writing files of its own.
-LEFT_BEHIND = re.compile(r"\.(epoch-\d+\.pt|step-\d+\.pt|config\.yaml|divergence-.*\.pt)\.\d+\.tmp")
+LEFT_BEHIND = re.compile(r"\.(epoch-\d+\.pt|step-\d+\.pt|config\.yaml|divergence-.*\.pt)\.[0-9a-f]+\.tmp")
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_copies_that_no_clip_needs_are_removed(tmp_path, corpus):
     cuts = prepare(tmp_path, corpus)
     audio = tmp_path / "data" / "audio"
     shard = source_of(cuts["part"]).parent
-    half = shard / f".{source_of(cuts['part']).name}.123.tmp"
+    half = shard / f".{source_of(cuts['part']).name}.1f23a.tmp"
     foreign = [audio / "my.flac", shard / "my.flac", shard / "notes-0123456789abcdef.flac"]
     for path in (half, *foreign):
         path.touch()

@@ -128,7 +128,8 @@ def test_clips_that_we_evaluate_on_are_refused(own, tmp_path):
 
 
 def write_sounds(folder, split, sounds):
-    np.save(folder / "manifests" / f"sounds_{split}.npy", np.array(sounds, dtype=np.uint64))
+    path = folder / "manifests" / f"sounds_{split}.npz"
+    np.savez(path, sounds=np.array(sounds, dtype=np.uint64))
 
 
 def test_clips_are_known_again_by_their_audio(own, tmp_path, caplog):
@@ -146,6 +147,25 @@ def test_clips_are_known_again_by_their_audio(own, tmp_path, caplog):
     with pytest.raises(DataError, match="such as e2"):
         check_held_out(source, own, **FEATURES)
     assert "looked for by their ids" in caplog.text
+
+
+def test_lists_of_audio_of_earlier_versions_are_read_and_damaged_ones_refused(own, tmp_path):
+    source = open_source(recipe(tmp_path / "source", MIDS, [("a", "0")]), read_labels(own), **FEATURES)
+    write_sounds(own, "eval", [7, 0])
+    earlier = source.data_dir / "manifests" / "sounds_train.npy"
+    np.save(earlier, np.array([7], dtype=np.uint64))
+    with pytest.raises(DataError, match=r"1 clips of .* such as a:"):
+        check_held_out(source, own, **FEATURES)
+    np.save(earlier, np.array([7], dtype=np.int32))
+    with pytest.raises(
+        DataError, match=r"sounds_train.npy is damaged \(expected a list of uint64, found int32"
+    ):
+        check_held_out(source, own, **FEATURES)
+    write_sounds(source.data_dir, "train", [7])
+    path = earlier.with_suffix(".npz")
+    path.write_bytes(path.read_bytes().replace(np.uint64(7).tobytes(), np.uint64(6).tobytes()))
+    with pytest.raises(DataError, match=r"sounds_train.npz is damaged .* run stage 1 again with --force"):
+        check_held_out(source, own, **FEATURES)
 
 
 def test_a_class_that_our_list_lacks_is_named(own, other):

@@ -67,21 +67,54 @@ def test_logits_beyond_the_range_of_float16_become_its_largest(tmp_path):
 def test_damaged_files_are_named(tmp_path):
     store = filled(tmp_path)
     store.block_path(1).write_bytes(store.block_path(1).read_bytes()[:-4])
-    with pytest.raises(DataError, match=r"blocks/1.npy is damaged .*: delete .*1.npy and run"):
+    with pytest.raises(DataError, match=r"blocks/1.npz is damaged .*: delete .*1.npz and run"):
         store.read_block(1)
-    np.save(store.block_path(1), np.zeros((3, 2), np.float16))
+    np.savez(store.block_path(1), rows=np.zeros((3, 2), np.float16))
     with pytest.raises(DataError, match=r"expected \(3, 3\) float16, found \(3, 2\)"):
         store.read_block(1)
     scores = tmp_path / "scores.npy"
     scores.write_bytes(scores.read_bytes()[:-2])
     with pytest.raises(DataError, match=r"scores.npy is damaged"):
         store.open()
-    (tmp_path / "store.json").write_text("{")
-    with pytest.raises(DataError, match=r"store.json is damaged"):
-        store.is_complete()
-    (tmp_path / "store.json").write_text(json.dumps({"key": "another"}))
+    np.save(scores, LOGITS)
+    with pytest.raises(DataError, match=r"damaged \(it has float32 of shape \(7, 3\) and ids"):
+        store.open()
+
+
+def test_what_is_not_as_it_was_written_is_made_again(tmp_path, caplog):
+    """Also what an earlier version made, whose files have no checksums."""
+    for name in ("scores.npy", "ids.npy", "store.json"):
+        store, path = filled(tmp_path), tmp_path / name
+        assert store.is_complete()
+        content = bytearray(path.read_bytes())
+        content[-6] ^= 1
+        path.write_bytes(content)
+        assert not store.is_complete()
+        path.unlink()
+        assert not store.is_complete()
+    store = filled(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({"version": 1, "key": "key", "teachers": []}))
+    assert not store.is_complete()
+    for message in ("scores.npy is missing", "ids.npy was changed", "its checksum is another", "version 1"):
+        assert message in caplog.text
+    store.prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["blocks"] and filled(tmp_path).is_complete()
+
+
+def test_the_store_of_something_else_is_refused(tmp_path):
+    filled(tmp_path)
     with pytest.raises(DataError, match="its key is not the folder's"):
-        store.is_complete()
+        store_in(tmp_path, key="another").is_complete()
+
+
+def test_a_damaged_block_is_made_again_and_the_others_are_kept(tmp_path, caplog):
+    store = filled(tmp_path)
+    path = store.block_path(1)
+    content = bytearray(path.read_bytes())
+    content[content.index(LOGITS[4].astype(np.float16).tobytes())] ^= 1
+    path.write_bytes(content)
+    store.prepare()
+    assert store.missing_blocks() == [1] and f"{path} is damaged" in caplog.text
 
 
 def test_a_disk_that_is_too_small_is_known_before_anything_is_computed(tmp_path, monkeypatch):

@@ -78,12 +78,12 @@ def test_every_clip_has_the_teachers_logits_once(hear, expected):
 
 def test_killed_it_goes_on_behind_the_finished_blocks(hear, expected):
     run, folder = hear(processes=2)
-    assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npy"))) >= 3, every_s=0.005)
+    assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npz"))) >= 3, every_s=0.005)
     run.kill()
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/blocks/[0-9]*.npy")}
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/blocks/[0-9]*.npz")}
     assert 3 <= len(kept) < 9
     run, _ = hear()  # another number of processes
-    assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npy"))) > len(kept), every_s=0.005)
+    assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npz"))) > len(kept), every_s=0.005)
     run.kill()
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
     run, _ = hear(processes=2)
@@ -94,17 +94,17 @@ def test_killed_it_goes_on_behind_the_finished_blocks(hear, expected):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_asked_to_stop_it_says_where_it_was(hear, processes):
     run, folder = hear(processes=processes)
-    assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npy"))) >= 2, every_s=0.005)
+    assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npz"))) >= 2, every_s=0.005)
     run.process.send_signal(signal.SIGTERM)
     code = run.wait()
     assert code == 75 or processes > 1
     assert re.search(r"stopped by SIGTERM after \d of 9 blocks of the teachers' scores; the same", run.output)
-    assert len(list(folder.glob("*/blocks/[0-9]*.npy"))) < 9
+    assert len(list(folder.glob("*/blocks/[0-9]*.npz"))) < 9
 
 
 def test_a_second_run_waits_its_turn(hear):
     run, folder = hear()
-    assert run.wait_until(lambda: any(folder.glob("*/blocks/*.npy")), every_s=0.005)
+    assert run.wait_until(lambda: any(folder.glob("*/blocks/*.npz")), every_s=0.005)
     run.process.send_signal(signal.SIGSTOP)
     other, _ = hear()
     assert other.wait() == 2

@@ -128,6 +128,19 @@ def test_nothing_is_claimed_of_classes_with_few_positives():
     assert [row[-1] == "-" for row in rows if len(row) == 6][1:] == [row[1] == "1" for row in rows[1:]]
 
 
+def test_classes_that_changed_places_after_the_evaluation_are_noticed(tmp_path, make_scores, make_labels):
+    write_evaluation(tmp_path / "a", make_scores(10, 3), make_labels(3), info={})
+    table = tmp_path / "a" / "per_class.csv"
+    first, second, _ = (label.mid for label in make_labels(3))
+    text = table.read_text()
+    table.write_text(text.replace(first, "/m/x").replace(second, first).replace("/m/x", second))
+    for path in (tmp_path / "a", tmp_path / "a" / "scores.npz"):
+        with pytest.raises(DataError, match=r"per_class\.csv was changed after it was written"):
+            read_system(path)
+    (tmp_path / "a" / "metrics.json").unlink()  # a table that nobody vouches for is believed
+    assert list(read_system(tmp_path / "a").classes)[:2] == [second, first]
+
+
 def run_compare(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """The command as a user runs it."""
     return subprocess.run(

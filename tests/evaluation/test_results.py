@@ -122,17 +122,20 @@ def test_bad_scores_name_the_clips_and_leave_the_old_results(folder, make_scores
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_write_cut_short_does_not_look_finished(folder, make_labels):
+def test_a_write_cut_short_leaves_what_was_there_and_does_not_look_finished(folder, tmp_path, make_labels):
     class Interrupted(Scores):
         def save(self, path):
+            super().save(path)
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_evaluation(
-            folder, Interrupted(["a"], np.zeros((1, 5)), np.ones((1, 5))), make_labels(5), info={}
-        )
+    scores = Interrupted(["a"], np.zeros((1, 5)), np.ones((1, 5)))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for place in (folder, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            write_evaluation(place, scores, make_labels(5), info={})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     with pytest.raises(DataError, match=r"no evaluation in .*metrics\.json is missing; run stage 6"):
-        read_evaluation(folder)
+        read_evaluation(tmp_path / "new")
 
 
 @pytest.mark.parametrize(

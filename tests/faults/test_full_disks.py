@@ -83,6 +83,11 @@ def test_scores_and_what_was_evaluated_before(recipe, finished, small_disk, left
     assert again.returncode == 0, again.stderr
     [folder] = exp.glob("eval_eval_*")
     assert len(read_evaluation(folder).scores().ids) == 12
+    # Evaluated once more on a disk that is full again, the folder is what it was.
+    before = contents(folder)
+    small_disk.leave(left)
+    refused(recipe.run(*arguments))
+    assert contents(folder) == before and sorted(path.name for path in folder.iterdir()) == sorted(before)
 
 
 def test_an_export(recipe, finished, small_disk):
@@ -104,3 +109,7 @@ def test_an_export(recipe, finished, small_disk):
     again = recipe.run(*arguments)
     assert again.returncode == 0, again.stderr
     assert json.loads((dest / "config.json").read_text())["format"] == "audiotag-model"
+    before = contents(dest)
+    small_disk.leave(8192)
+    refused(recipe.run(*arguments))
+    assert contents(dest) == before and sorted(path.name for path in dest.iterdir()) == sorted(before)

@@ -136,6 +136,13 @@ def test_without_a_configuration_classes_are_given_in_their_order(folder):
     assert model.tagger.labels == table
 
 
+@pytest.mark.parametrize("text", ["a: " + "[" * 5000, "day: 2001-13-45", "a: [1", "a: \ud800"])
+def test_a_configuration_that_cannot_be_read_is_named(folder, text):
+    (folder / "config.yaml").write_text(text, errors="surrogatepass")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: damaged"):
+        imported(folder)
+
+
 def test_a_round_trip_changes_nothing(folder, tmp_path):
     written = export_espnet(tmp_path / "out", imported(folder))
     first, again = (torch.load(file, weights_only=True) for file in (folder / "120epoch.pth", written))

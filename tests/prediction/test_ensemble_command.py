@@ -15,7 +15,7 @@ import soundfile
 
 from audiotag.bin import ensemble, evaluate
 from audiotag.data.index import IndexedManifest
-from audiotag.errors import CheckpointError, ConfigError, DataError
+from audiotag.errors import CheckpointError, ConfigError, DataError, StorageError
 from audiotag.evaluation.metrics import compute_metrics
 from audiotag.evaluation.mixture import mix
 from audiotag.evaluation.results import read_evaluation
@@ -186,7 +186,19 @@ def test_what_changed_is_scored_again_and_nothing_else(place, combine):
     assert lines_with(scored(), "scoring model on eval") == 1
     (folder / "metrics.json").write_text("{")
     assert lines_with(scored(), "scoring model on eval") == 1
+    for name in ("scores.npz", "per_class.csv"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        damaged = (folder / name).relative_to(place)
+        assert lines_with(scored(), f"model is scored again on eval: {damaged}") == 1
     assert scored() == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_scored(place, combine):
+    (place / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write into file/both: .*/file is a file"):
+        combine("model", "nowhere", "--dest", "file/both")
 
 
 def test_weights_are_fitted_on_valid(place, combine):

@@ -119,7 +119,7 @@ def test_of_two_that_start_at_the_same_moment_one_runs(tmp_path):
 
 
 def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_path):
-    ours = (".epoch-3.pt.77.tmp", ".step-120.pt.77.tmp", ".config.yaml.8.tmp", ".divergence-3.pt.8.tmp")
+    ours = (".epoch-3.pt.1f77.tmp", ".step-120.pt.77.tmp", ".config.yaml.c8.tmp", ".divergence-3.pt.8.tmp")
     others = ("epoch-2.pt", ".RESULTS.md.9.tmp", "epoch-3.pt.77.tmp", LOCK_NAME, ".lock")
     for name in (*ours, *others):
         (tmp_path / name).touch()
