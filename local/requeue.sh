@@ -37,12 +37,14 @@ leave_after_notice() {
 # queue_again [RUNS]: queue this job again, unless it was cancelled, or so many runs in a row got no further; the next
 # one of its runs goes on from here.
 queue_again() {
-    local job state
+    local job text state
     is_batch_script || return 0
     job=$(own_job)
-    state=$(scontrol show job -o "$job" 2>/dev/null | sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p')
-    if [[ $state == CANCELLED ]]; then
-        log "job $job was cancelled: it is not queued again"
+    text=$(scontrol show job -o "$job" 2>/dev/null || true)
+    state=$(sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p' <<<"$text")
+    # As long as this script runs, a job that was cancelled counts as completing; so does one whose time is over.
+    if [[ $state == CANCELLED || $state == COMPLETING && $text != *' Reason=TimeLimit '* ]]; then
+        log "job $job was cancelled, or Slurm itself queues it again: this script does not"
         return 0
     fi
     count_run "$job" "${1:-$FUTILE_RUNS}" || return 0
