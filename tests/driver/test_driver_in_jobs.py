@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Node:
         self.calls = folder / "calls"
         self.output = folder / "output"
         self._folder = folder
+        self._last: subprocess.Popen | None = None
         folder.mkdir()
         for name, text in COMMANDS.items():
             (folder / name).write_text(f"#!/usr/bin/env bash\n{text}")
@@ -63,7 +65,7 @@ class Node:
         script = 'bash run.sh "$@" & echo $! >"$0.part"; mv "$0.part" "$0"; wait $!'
         path = f"{self._folder}:{os.environ['PATH']}"
         with self.output.open("w") as file:
-            return subprocess.Popen(
+            self._last = subprocess.Popen(
                 [self._folder / "slurmstepd", "-c", script, self._folder / "pid", *arguments],
                 cwd=self.tree,
                 env=environment(PATH=path, CALLS=str(self.calls), **{**JOB, **changes}),
@@ -71,6 +73,13 @@ class Node:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+        return self._last
+
+    def end(self) -> None:
+        """End a driver that a test which failed has left."""
+        if self._last is not None and self._last.poll() is None:
+            os.kill(int((self._folder / "pid").read_text()), signal.SIGTERM)
+            self._last.wait(timeout=60)
 
     def run(self, *arguments: str, **changes: str) -> int:
         """Its exit code."""
@@ -90,8 +99,10 @@ class Node:
 
 
 @pytest.fixture
-def node(tree, tmp_path) -> Node:
-    return Node(tree, tmp_path / "node")
+def node(tree, tmp_path) -> Iterator[Node]:
+    node = Node(tree, tmp_path / "node")
+    yield node
+    node.end()
 
 
 @contextmanager
@@ -160,7 +171,10 @@ def test_what_saves_nothing_goes_on_at_the_notice_and_nothing_begins_behind_it(n
 
 def test_what_has_just_begun_ends_at_the_notice(node):
     recipe = add_recipe(node.tree, "waiting", CORPUS)
-    driver = node.start("--recipe", "waiting")
+    with held(recipe / "data" / ".lock", "process 1 on n9, since ever"):
+        driver = node.start("--recipe", "waiting")
+        wait_for(lambda: node.said("waiting for another run"), seconds=60)
+        time.sleep(6)
     wait_for((recipe / "begun").exists, seconds=60)
     node.notify()
     assert driver.wait(timeout=60) == 138
