@@ -27,6 +27,8 @@ source "$ROOT/local/process.sh"
 source "$ROOT/local/environment.sh"
 # shellcheck source=local/allocation.sh
 source "$ROOT/local/allocation.sh"
+# shellcheck source=local/requeue.sh
+source "$ROOT/local/requeue.sh"
 # shellcheck source=local/stages.sh
 source "$ROOT/local/stages.sh"
 # shellcheck source=local/marks.sh
@@ -109,8 +111,7 @@ run_stages() {
         elif ((stage == 5 && NODE == 0)); then
             make_folder "$EXP_DIR"
             LOCK_BASE=$EXP_DIR/.lock
-            # Processes that an earlier run of this job has left on a lost node may still have it.
-            is_queued_again && take_lock "$LOCK_BASE" "what is left of this job's earlier run" || try_lock ||
+            try_lock || await_leftovers ||
                 fail "another run is training in $PWD/$EXP_DIR$(lock_holder): wait for it, or take another --tag"
             # An update of a large model, and its checkpoint on a slow disk, take their time.
             GRACE_S=300
@@ -177,6 +178,7 @@ run_stage() {
         log "already done: $folder"
         return
     fi
+    leave_after_notice
     check_inputs "$stage"
     if is_forced "$stage"; then
         discard_output "$stage"
@@ -213,6 +215,7 @@ run_part() {
 run_command() {
     local log_file status=0 start=$SECONDS
     log_file=$(stage_log "$1")
+    STAGE_START=$SECONDS
     log "started; log: $log_file"
     {
         log started
@@ -271,7 +274,8 @@ own_status() {
     local code
     if (($1 != 0)) && this_run "$2" | grep -E '^stopped by SIG[A-Z0-9]+ after (update|[0-9]+ of) ' >/dev/null; then
         printf '%s\n' "$STOPPED"
-        return
+        # In the handler of a signal, without a number, it would be that of what was interrupted.
+        return 0
     fi
     code=$(this_run "$2" |
         sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p; s/^(\[rank [0-9]+\] )?not to be started again: exit code //p' |

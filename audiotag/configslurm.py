@@ -6,6 +6,8 @@ Keys at the top hold for every stage; those below `stages.<name>` replace them f
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ Stage = Literal[
     "corpus", "manifests", "features", "noise", "statistics", "train", "evaluate", "results", "export"
 ]
 STAGES: tuple[str, ...] = typing.get_args(Stage)
+# Those that are ended at the notice before the time limit, and go on in the next run of their job.
+STAGES_THAT_GO_ON = ("manifests", "features", "noise", "statistics", "train")
 
 
 def number_as_text(value: Any) -> Any:
@@ -31,6 +35,8 @@ def number_as_text(value: Any) -> Any:
 
 # What stands in an option of sbatch: no blanks, quotes or signs that a shell would read.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:;@%&|*()\[\]/+=-]*$")]
+# May begin with a bracket: [rack1|rack2], (a100|h100)&ib.
+Features = Annotated[str, Field(pattern=r"^[A-Za-z0-9_(\[][A-Za-z0-9_.,:;@%&|*()\[\]/+=-]*$")]
 # Not as a number: YAML reads 4:00:00 without quotes as 14400.
 Time = Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")]
 Memory = Annotated[str, BeforeValidator(number_as_text), Field(pattern=r"^\d+[KMGT]?$")]
@@ -48,7 +54,7 @@ class Resources(Section):
     """Account that is charged."""
     qos: Word | None = None
     """Quality of service."""
-    constraint: Word | None = None
+    constraint: Features | None = None
     """Features that nodes must have, such as h100 or a100|h100."""
     nodes: Count | NodeRange = 1
     """Nodes of a job; 1-4 takes what is free, at each start anew. `--num-nodes` replaces it for training."""
@@ -62,9 +68,9 @@ class Resources(Section):
     """Memory of each node, such as 64G; 0 takes all."""
     time: Time | None = None
     """Time limit, in quotes: '4:00:00', '2-00:00:00'. Training that meets it saves, and queues again."""
-    notice_s: Count = 120
+    notice_s: Annotated[Count, Field(le=65535)] = 120
     """Seconds before the time limit at which training is told to save: more than an update and a checkpoint
-    take. Slurm may be a minute early."""
+    take, and less than the limit. Slurm may be a minute early."""
     requeue: bool = True
     """Queue again what was stopped by a signal after saving, or lost its node."""
     rendezvous_s: Positive = 300.0
@@ -96,7 +102,7 @@ EXPECTED = {
     "extra": "a list of options of sbatch, such as --reservation=x",
     "setup": "a list of lines of shell",
     "requeue": "true or false",
-    "notice_s": "a number of seconds",
+    "notice_s": "a number of seconds, at most 65535",
     "rendezvous_s": "a number of seconds",
     "stages": "names of stages with keys and values",
     **dict.fromkeys(("gpus", "cpus"), "a number"),
@@ -109,13 +115,32 @@ EXPECTED = {
 def load_slurm_settings(path: Path) -> SlurmSettings:
     """Read conf/slurm.yaml; a ConfigError names the first thing that is wrong in it."""
     try:
-        return SlurmSettings.model_validate(read_yaml(path))
+        settings = SlurmSettings.model_validate(read_yaml(path))
     except ValidationError as error:
         # A misspelt key is the likeliest mistake.
         problem = min(
             error.errors(), key=lambda problem: problem["type"] not in ("extra_forbidden", "literal_error")
         )
         raise ConfigError(f"{path}: {describe(problem)}") from None
+    for stage in STAGES_THAT_GO_ON:
+        resources = settings.of_stage(stage)
+        if resources.time is not None and 0 < seconds(resources.time) <= resources.notice_s:
+            raise ConfigError(
+                f"{path}: notice_s {resources.notice_s} leaves the jobs of '{stage}' no time: expected less "
+                f"than the {seconds(resources.time)} s of time '{resources.time}'"
+            )
+    return settings
+
+
+def seconds(time: str) -> int:
+    """A time limit as Slurm understands it; 0 is none."""
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    # A number alone, and the first of two, is one of minutes, but of hours behind days.
+    units = (3600, 60, 1) if dash or len(numbers) == 3 else (60, 1)
+    total = 86400 * int(days or 0) + sum(map(operator.mul, numbers, units))
+    # It counts whole minutes.
+    return 60 * math.ceil(total / 60)
 
 
 def describe(problem: ErrorDetails) -> str:
@@ -147,7 +172,7 @@ def sbatch_options(resources: Resources) -> Iterator[str]:
         kind = f"{resources.gpu_type}:" if resources.gpu_type else ""
         yield f"--gpus-per-node={kind}{resources.gpus}"
     yield "--requeue" if resources.requeue else "--no-requeue"
-    if resources.time is not None:
-        # To the batch script alone, which is the driver.
-        yield f"--signal=B:USR1@{resources.notice_s}"
+    # To the batch script alone, which is the driver. Without a limit of its own a job has that of its
+    # partition, and it may be told of a pre-emption in the same way.
+    yield f"--signal=B:USR1@{resources.notice_s}"
     yield from resources.extra

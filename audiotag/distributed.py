@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -44,6 +44,13 @@ class World:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def leave(self, stop: StoppedBySignal) -> NoReturn:
+        """End the run on every process, for a reason that is said before the first of them leaves: a
+        launcher that sees one go may end the others."""
+        stop.say()
+        self.barrier()
+        raise stop
 
 
 @contextmanager

@@ -55,6 +55,16 @@ class StoppedBySignal(AudiotagError):
     """Not a failure: a run that was asked to stop, has saved its state, and goes on when started again."""
 
     exit_code = 75  # EX_TEMPFAIL of <sysexits.h>: try again
+    _said = False
+
+    def say(self) -> None:
+        """Print it once: all processes of a run stop together, and the first of them says so."""
+        if not self._said and not rank_prefix():
+            # A bar of progress may still stand there.
+            start = "\r\033[K" if sys.stderr.isatty() else ""
+            sys.stderr.write(f"{start}{one_line(str(self))}\n")
+            sys.stderr.flush()
+        self._said = True
 
 
 EXIT_INTERRUPTED = 130
@@ -74,9 +84,7 @@ def run_command(main: Callable[[], None], verbose: bool | None = None) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except StoppedBySignal as stop:
-        # All processes of a run stop together; one of them says so.
-        if not rank_prefix():
-            sys.stderr.write(f"{one_line(str(stop))}\n")
+        stop.say()
         sys.exit(stop.exit_code)
     except Exception as error:
         if verbose:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from audiotag.errors import AudiotagError, StoppedBySignal, StorageError, describe, rank_prefix
+from audiotag.errors import AudiotagError, StoppedBySignal, describe, rank_prefix
 
 # At this torchrun ends its processes and itself. Not SIGTERM, which it may have been told to ignore.
 LEAVE = signal.SIGHUP
@@ -43,7 +43,8 @@ def restart_helps(error: Exception) -> bool:
     """Whether the same may succeed next time: not what a person has to mend first."""
     if isinstance(error, AudiotagError):
         return error.restart_helps
-    return describe(error)[1] != StorageError.exit_code
+    # What has a code of its own is known, such as a full disk or a GPU whose memory is too small.
+    return describe(error)[1] == AudiotagError.exit_code
 
 
 def has_begun(exp_dir: Path) -> bool:

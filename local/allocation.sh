@@ -1,12 +1,10 @@
-# Inside a Slurm job: training and evaluation over its nodes, saving when it must end, queueing it again.
+# Inside a Slurm job: training and evaluation over its nodes, and telling them to save when it must end.
 # Sourced; needs log.sh and the driver's settings.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2153  # settings come from and go to the other files
 
 # Restarts in place of processes that died, where nothing else is asked for.
 readonly RESTARTS_IN_JOBS=3
-# Times that a job is queued again because its nodes fail.
-readonly MOST_TRIES=10
 # Seconds between two wishes to stop: a process that is just starting does not hear the first.
 readonly ASK_AGAIN_S=5
 
@@ -32,6 +30,16 @@ describe_job() {
     is_batch_script || return 0
     log "Slurm job $SLURM_JOB_ID${SLURM_ARRAY_TASK_ID:+, task $SLURM_ARRAY_TASK_ID of array $SLURM_ARRAY_JOB_ID}," \
         "on ${SLURM_JOB_NODELIST:-}, SLURM_RESTART_COUNT=${SLURM_RESTART_COUNT:-0}"
+}
+
+# Print what Slurm's commands call this job. One task of every array has the array's number for its own, by which
+# they would mean all tasks.
+own_job() {
+    if [[ -n ${SLURM_ARRAY_JOB_ID:-} && -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+        printf '%s_%s\n' "$SLURM_ARRAY_JOB_ID" "$SLURM_ARRAY_TASK_ID"
+    else
+        printf '%s\n' "$SLURM_JOB_ID"
+    fi
 }
 
 # Whether this is a job that was queued again.
@@ -67,21 +75,6 @@ free_port() {
     printf '%s\n' "$port"
 }
 
-# queue_interrupted LOG: queue this job again when Slurm has not started the processes on its nodes, or has killed
-# them, as when it clears up a node that was lost and has just come back.
-queue_interrupted() {
-    local text
-    is_batch_script || return 0
-    text=$(this_run "$1")
-    grep -qE '^srun: (error: Unable to create step|error: Node failure|Force Terminated)' <<<"$text" || return 0
-    ! grep -q 'not to be started again: ' <<<"$text" || return 0
-    # Should it be a lasting state, a person must look at it.
-    if ((${SLURM_RESTART_COUNT:-0} < MOST_TRIES)); then
-        log "Slurm has ended the processes, or not started them within ${AUDIOTAG_RENDEZVOUS_S:-300} s"
-        queue_again
-    fi
-}
-
 # Whether a program runs in steps that save when they are asked to.
 is_saving_step() {
     [[ ${COMMAND[0]-} == srun && " ${ENVIRONMENT[*]-} " == *' AUDIOTAG_SAVES=yes '* ]]
@@ -89,24 +82,5 @@ is_saving_step() {
 
 # Tell all processes of the job's steps to save and leave.
 ask_steps() {
-    scancel --signal=USR1 "$SLURM_JOB_ID" 2>/dev/null || true
-}
-
-# Queue this job again, unless it was cancelled; the next one of its runs goes on from here.
-queue_again() {
-    local state
-    is_batch_script || return 0
-    state=$(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p')
-    if [[ $state == CANCELLED ]]; then
-        log "job $SLURM_JOB_ID was cancelled: it is not queued again"
-        return
-    fi
-    # Which ends this script too.
-    trap '' TERM INT HUP USR1
-    if scontrol requeue "$SLURM_JOB_ID" 2>/dev/null; then
-        log "job $SLURM_JOB_ID is queued again"
-    else
-        log "job $SLURM_JOB_ID is not queued again by this script (state ${state:-unknown}): it has --no-requeue," \
-            "or Slurm does so itself"
-    fi
+    scancel --signal=USR1 "$(own_job)" 2>/dev/null || true
 }

@@ -16,6 +16,10 @@ runs_all_folds() {
 
 # run_folds ARGUMENTS...: all folds with the arguments of this run, and the table where stage 7 is among them.
 run_folds() {
+    # Each fold is a driver of its own, which knows one machine.
+    ! uses_steps || ((SLURM_NNODES == 1)) ||
+        fail "all folds in one job of $SLURM_NNODES nodes: take one node, or a task for each fold by" \
+            "sbatch --array=1-$RECIPE_FOLDS"
     ((FIRST > 0)) || run_stages 0 0
     ((LAST > 0)) || return 0
     check_start
@@ -150,6 +154,7 @@ stop_folds() {
         ((STATUS_OF[fold] != STOPPED)) || report_stop
     done
     log stopped
+    [[ $1 != USR1 ]] || queue_again
     exit "$2"
 }
 

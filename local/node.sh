@@ -3,9 +3,11 @@
 # sees to it that neither an impatient nor a stuck torchrun harms the run.
 set -euo pipefail
 
-readonly RENDEZVOUS_S=${AUDIOTAG_RENDEZVOUS_S:-300}
-# Beyond the time that it may wait for other nodes.
-readonly PATIENCE_S=60
+rendezvous_s=${AUDIOTAG_RENDEZVOUS_S:-300}
+readonly RENDEZVOUS_S=${rendezvous_s%.*}
+# Beyond the time that it may wait for other nodes; when its own processes are done it waits for up to 300 s until those
+# of the others are.
+readonly PATIENCE_S=$((RENDEZVOUS_S < 300 ? 360 : RENDEZVOUS_S + 60))
 
 # Slurm signals every process of a step. Torchrun would kill the processes that it has started half a minute after
 # a signal; those who save get all the time that Slurm leaves them.
@@ -22,7 +24,7 @@ shift
 keeps_store=false
 ((SLURM_NODEID > 0)) || keeps_store=true
 "$python" -m torch.distributed.run --signals-to-handle "$signals" \
-    --rdzv-conf "join_timeout=${RENDEZVOUS_S%.*},is_host=$keeps_store" "$@" &
+    --rdzv-conf "join_timeout=$RENDEZVOUS_S,is_host=$keeps_store" "$@" &
 launcher=$!
 
 # A torchrun that speaks to a node which is gone hangs until the system gives the connection up, a quarter of an
@@ -32,7 +34,7 @@ since=$SECONDS
 while kill -0 "$launcher" 2>/dev/null; do
     if [[ ! -r $children || -n $(<"$children") ]]; then
         since=$SECONDS
-    elif ((SECONDS - since > ${RENDEZVOUS_S%.*} + PATIENCE_S)); then
+    elif ((SECONDS - since > PATIENCE_S)); then
         printf 'error: torchrun on %s has waited for the other nodes for %s s: ended\n' \
             "$(hostname)" "$((SECONDS - since))" >&2
         kill -KILL "$launcher"

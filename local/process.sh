@@ -1,5 +1,5 @@
 # Running a program with its output in a log, so that a signal to the driver ends all that it started.
-# Sourced; needs log.sh, and own_status of the driver.
+# Sourced; needs log.sh, requeue.sh, and own_status of the driver.
 # shellcheck shell=bash
 
 # Seconds between passing on a signal and killing what is still there.
@@ -46,8 +46,14 @@ run_logged() {
     CHILD_LOG=$log_file
     set +m
     exec {sink}>&-
-    # bash's own word on a killed job would repeat what the driver reports.
-    wait "$CHILD" 2>/dev/null || status=$?
+    # A signal at which the program goes on ends `wait` too.
+    GOES_ON=yes
+    while [[ $GOES_ON == yes ]]; do
+        GOES_ON=no
+        status=0
+        # bash's own word on a killed job would repeat what the driver reports.
+        wait "$CHILD" 2>/dev/null || status=$?
+    done
     # What the program left running (a worker whose parent was killed) must not outlive it.
     kill -KILL -- "-$CHILD" 2>/dev/null || true
     CHILD=
@@ -68,9 +74,14 @@ await_writer() {
 }
 
 # stop_on_signal SIGNAL STATUS: pass the signal on, see everybody out, leave with STATUS, or with that of a
-# program which has saved its state.
+# program which has saved its state. A job is queued again at the notice before its time limit, whatever it does then.
 stop_on_signal() {
     local tick workers status=0
+    if [[ $1 == USR1 && -n $CHILD ]] && ! ends_at_notice; then
+        go_on_at_notice
+        # Without a number it would be that of what the signal has interrupted.
+        return 0
+    fi
     # A scheduler may send more than one; only a person's second Ctrl-C, or a second SIGTERM, kills. The driver
     # of a fold may get each twice, by way of that of all folds, which kills it with its descendants.
     trap '' USR1
@@ -97,11 +108,12 @@ stop_on_signal() {
         kill_all
         wait "$CHILD" 2>/dev/null || status=$?
         await_writer
-        [[ $(own_status "$status" "$CHILD_LOG") != "$STOPPED" ]] || report_stop
+        status=$(own_status "$status" "$CHILD_LOG")
+        ((status != STOPPED)) || report_stop
         log "stopped"
-        # Before a time limit: what prepares data goes on where it was.
-        [[ $1 != USR1 || ! $LOG_LABEL =~ ^stage\ [1-4]: ]] || queue_again
     fi
+    # Before a time limit; but what has just failed by itself would fail again.
+    [[ $1 != USR1 ]] || ((status > 0 && status <= 128)) || queue_again
     exit "$2"
 }
 

@@ -87,9 +87,14 @@ why_idle() {
     fi
 }
 
-# Whether a stage is redone although it is done.
+# Whether a stage is redone although it is done. A job that is queued again keeps what it has made; training finds out
+# by itself whether it has begun afresh.
 is_forced() {
-    [[ ${OPT[force]} == yes || ($1 == 5 && ${OPT[restart]} == yes) ]]
+    if (($1 == 5)); then
+        [[ ${OPT[force]} == yes || ${OPT[restart]} == yes ]]
+    else
+        [[ ${OPT[force]} == yes ]] && ! is_queued_again
+    fi
 }
 
 # Set COMMAND to the command of a stage, run in the recipe's folder, and ENVIRONMENT to its variables.

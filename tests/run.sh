@@ -13,6 +13,8 @@ source "$ROOT/local/lock.sh"
 source "$ROOT/local/process.sh"
 # shellcheck source=local/allocation.sh
 source "$ROOT/local/allocation.sh"
+# shellcheck source=local/requeue.sh
+source "$ROOT/local/requeue.sh"
 # shellcheck source=local/environment.sh
 source "$ROOT/local/environment.sh"
 

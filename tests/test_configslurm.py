@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from audiotag.configslurm import STAGES, Resources, SlurmSettings, load_slurm_settings, sbatch_options
+from audiotag.configslurm import (
+    STAGES,
+    Resources,
+    SlurmSettings,
+    load_slurm_settings,
+    sbatch_options,
+    seconds,
+)
 from audiotag.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +39,7 @@ def test_stages_replace_single_keys(load):
         "--cpus-per-task=4",
         "--gpus-per-node=h100:8",
         "--requeue",
+        "--signal=B:USR1@120",
     ]
     assert settings.of_stage("features").gpus == 0
 
@@ -62,11 +70,47 @@ def test_all_keys_reach_sbatch(load):
         ("gpus: -1", "gpus: expected a number, found -1"),
         ('partition: "a b"', "partition: expected a word without blanks and quotes, found 'a b'"),
         ('account: "$(touch x)"', "account: expected a word without blanks and quotes"),
+        ('constraint: "-x"', "constraint: expected a word without blanks and quotes"),
+        ("notice_s: 65536", "notice_s: expected a number of seconds, at most 65535, found 65536"),
+        (
+            "{time: '2', notice_s: 120}",
+            "notice_s 120 leaves the jobs of 'manifests' no time: expected less than the 120 s of time '2'",
+        ),
+        ("{time: 1-0, stages: {train: {time: '1:30'}}}", "notice_s 120 leaves the jobs of 'train' no time"),
     ],
 )
 def test_mistakes_are_named(load, text, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(text)
+
+
+@pytest.mark.parametrize("constraint", ["h100", "[rack1|rack2]", "(a100|h100)&ib"])
+def test_a_constraint_may_have_brackets(load, constraint):
+    resources = load(f"constraint: '{constraint}'").of_stage("train")
+    assert f"--constraint={constraint}" in sbatch_options(resources)
+
+
+def test_what_leaves_time_before_the_notice(load):
+    """Any notice without a limit; any limit of stages that do not end at it; a stage's own keys count."""
+    load("{time: '0', notice_s: 65535}")
+    load("{stages: {results: {time: '1'}}}")
+    load("{time: '1', notice_s: 30, stages: {train: {notice_s: 59}}}")
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("0", 0),
+        ("90", 5400),
+        ("1:30", 120),
+        ("2:00:00", 7200),
+        ("1-0", 86400),
+        ("1-2:30", 95400),
+        ("2-0:0:1", 172860),
+    ],
+)
+def test_times_are_read_as_slurm_does(time, expected):
+    assert seconds(time) == expected
 
 
 def test_the_toolkits_file_can_be_used():

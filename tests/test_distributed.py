@@ -36,6 +36,8 @@ def happen():
         raise DataError("clip x is damaged")
     elif what == "slow":
         time.sleep(10)
+    elif what == "ended on the way out":
+        os.kill(os.getpid(), signal.SIGTERM)
 
 def main():
     with join_world("cpu", timeout_s=4) as world, StopRequest() as stop:
@@ -50,7 +52,11 @@ def main():
             dist.all_reduce(flag)
             if flag > 0:
                 stop.disarm()  # as the trainer does once all is saved
-                raise StoppedBySignal(f"stopped by {stop.name}")
+                try:
+                    world.leave(StoppedBySignal(f"stopped by {stop.name or 'a signal'}"))
+                finally:
+                    if what == "ended on the way out" and world.rank == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.02)
         assert what == "nothing" and world.rank in world.gather(world.rank)
 
@@ -124,6 +130,11 @@ def test_a_process_that_takes_too_long_is_not_called_dead(launch):
     done = launch("slow")
     assert done.returncode != 0
     assert any("which are all alive: one of them took longer than" in line for line in errors(done.stderr))
+
+
+def test_why_it_stops_is_said_before_a_launcher_can_end_who_says_it(launch):
+    done = launch("ended on the way out")
+    assert done.stderr.count("stopped by a signal") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells children of their parent's death")

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from audiotag.errors import CheckpointError, ConfigError, DataError, StoppedBySignal, TrainingError
 from audiotag.restarts import has_begun, launch_lines, restart_helps
@@ -27,6 +28,7 @@ def test_only_what_may_succeed_next_time_is_repeated():
         TrainingError("the loss is not finite"),
         StoppedBySignal("x"),
         OSError(errno.ENOSPC, "full"),
+        torch.OutOfMemoryError("CUDA out of memory"),
     ):
         assert not restart_helps(error)
     for error in (RuntimeError("CUDA error"), Failure(1, "was killed", 5).error()):

@@ -134,9 +134,11 @@ def make_rows(
             store.write_block(*found)
         if names := [name for name in world.gather(stop.name) if name]:
             finished = store.num_blocks - len(store.missing_blocks())
-            raise StoppedBySignal(
-                f"stopped by {names[0]} after {finished} of {store.num_blocks} blocks of {store.kind.what}; "
-                "the same command goes on from there"
+            world.leave(
+                StoppedBySignal(
+                    f"stopped by {names[0]} after {finished} of {store.num_blocks} blocks of "
+                    f"{store.kind.what}; the same command goes on from there"
+                )
             )
     if world.is_main:
         check_readable(store, config.data.max_unreadable)

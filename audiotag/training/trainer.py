@@ -336,9 +336,11 @@ class Trainer:
         # Before the processes meet for the last time: then none of them leaves before all are ready to.
         self.stop.disarm()
         names = [name for name in self.world.gather(self.stop.name) if name]
-        raise StoppedBySignal(
-            f"stopped by {names[0] if names else 'a signal'} after update {self.position.step}; saved "
-            f"{self.path()}; {self.go_on}"
+        self.world.leave(
+            StoppedBySignal(
+                f"stopped by {names[0] if names else 'a signal'} after update {self.position.step}; saved "
+                f"{self.path()}; {self.go_on}"
+            )
         )
 
     def settle(self) -> None:

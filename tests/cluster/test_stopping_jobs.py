@@ -51,6 +51,31 @@ def test_before_the_time_limit_it_saves_and_queues_again(cluster: Cluster, undis
     assert after.wait() == "COMPLETED"
 
 
+def test_a_task_of_an_array_does_not_act_on_the_others(cluster: Cluster, undisturbed):
+    """One of them has the number of the whole array for its own."""
+    script = cluster.folder / "array.sh"
+    script.write_text(
+        "#!/usr/bin/env bash\n"
+        'exec bash run.sh --config conf/tiny.yaml --tag "array$SLURM_ARRAY_TASK_ID" --stage 5 --stop-stage 5 '
+        "--set training.epochs=40000 --set training.log_every=10\n"
+    )
+    options = ("--array=1-2", "--nodes=1", "--open-mode=append", "-o", f"{cluster.folder}/array-%A_%a.log")
+    array = cluster.call("sbatch", "--parsable", *options, str(script))
+    tasks = [Job(cluster, f"{array}_{task}", cluster.folder) for task in (1, 2)]
+    for task in tasks:
+        task.wait_for(" validation on ")
+    tasks.sort(key=lambda task: task.field("JobId") == array)
+    other, named_alike = tasks
+    assert (other.field("JobId") == array, named_alike.field("JobId") == array) == (False, True)
+    cluster.call("scancel", "--batch", "--signal=USR1", named_alike.number)
+    named_alike.wait_for(f"job {named_alike.number} is queued again")
+    assert "stopped by SIGUSR1 after update" in named_alike.log
+    named_alike.wait_until(lambda: named_alike.field("Restarts") == "1", "a place in the queue")
+    assert (other.field("JobState"), other.field("Restarts")) == ("RUNNING", "0")
+    assert "SIGUSR1" not in other.log
+    cluster.call("scancel", array)
+
+
 def test_a_killed_process_is_started_again_in_place(cluster: Cluster, undisturbed):
     job = disturbed(cluster, "killed")
     os.kill(job.ranks()[1], signal.SIGKILL)
