@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 
@@ -11,7 +12,7 @@ import torch
 
 from audiotag.training.checkpoint import load_checkpoint
 from tests.cluster.cluster import Cluster, Job
-from tests.training.processes import assert_same_run
+from tests.training.processes import assert_same_run, raw_points
 
 LAST = "epoch-40.pt"
 UPDATE = " update 6: "
@@ -119,9 +120,19 @@ def test_what_cannot_be_mended_is_not_tried_again(cluster: Cluster, undisturbed)
 def test_a_job_that_others_come_before_saves_and_queues_again(cluster: Cluster, undisturbed):
     low = cluster.tree / "low.yaml"
     low.write_text("partition: low\nstages: {train: {nodes: 2}}\n")
-    job = disturbed(cluster, "preempted", "--slurm-conf", str(low))
+    # Slurm looks for jobs to come before others every half a minute only.
+    job = disturbed(cluster, "preempted", "--slurm-conf", str(low), "--set", "training.epochs=40000")
     cluster.call("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-    assert_went_on(job, undisturbed, "preempted")
+    job.wait_for("resuming from")
+    assert "SLURM_RESTART_COUNT=1" in job.log
+    saved = re.search(r"stopped by SIG\w+ after update (\d+); saved exp/preempted/(\S+);", job.log)
+    assert f"resuming from exp/preempted/{saved[2]}" in job.log
+    job.wait_for(f" update {int(saved[1]) + 1}: ")
+    cluster.call("scancel", job.number)
+    job.wait()
+    for tag, points in raw_points(cluster.exp("preempted")).items():
+        steps = [step for step, _ in points]
+        assert len(set(steps)) == len(steps), tag
 
 
 @pytest.mark.slow
