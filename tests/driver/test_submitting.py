@@ -43,6 +43,8 @@ def start(tree: Path, slurm: Slurm):
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Where the tests run in the background it is ignored, and a shell cannot change that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         started.append(process)
         return process
