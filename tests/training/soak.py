@@ -102,7 +102,7 @@ class Soak:
         self.cycles: Counter[str] = Counter()
         self.runs = 0
         (recipe.folder / "soak.yaml").write_text(SOAK)
-        done = recipe.run("corpus_stats", "--config", "soak.yaml")
+        done = recipe.run("stats", "--config", "soak.yaml")
         assert done.returncode == 0, done.stderr
         for folder in (recipe.folder / "exp").glob("soak-*"):
             shutil.rmtree(folder)
