@@ -88,12 +88,14 @@ def errors(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.slow
 def test_processes_that_all_end_well_say_nothing(launch):
     done = launch("nothing")
     assert done.returncode == 0, done.stderr
     assert not errors(done.stderr)
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_process_that_fails_reaches_all_even_those_that_do_not_wait_for_it(launch):
     start = time.monotonic()
     done = launch("fails")
@@ -108,6 +110,7 @@ def test_the_reason_of_a_process_that_fails_reaches_all_even_those_that_do_not_w
     assert "exitcode  : 3 " in done.stderr.rpartition("Root Cause")[2]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_and_no_stop_by_a_signal(launch):
     done = launch("killed")
     assert done.returncode != 0
@@ -126,6 +129,7 @@ def test_a_process_that_hangs_is_named_after_the_timeout(launch):
     assert any(map(named.match, errors(done.stderr)))
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_not_called_dead(launch):
     done = launch("slow")
     assert done.returncode != 0

@@ -63,6 +63,7 @@ def assert_rate(rate: dict[str, float]) -> None:
     assert 0 < rate["lowest"] <= rate["median"] <= rate["highest"]
 
 
+@pytest.mark.slow
 def test_without_data_and_next_to_transformers(folder):
     output, figures = benchmark(folder, "--compare", "transformers", "--batch-size", "3")
     rates = figures["clips_per_s"]
@@ -89,6 +90,7 @@ def test_without_data_and_next_to_transformers(folder):
     assert figures["environment"]["torch"] == metadata.version("torch")
 
 
+@pytest.mark.slow
 def test_with_the_data_of_a_recipe(folder):
     corpus = ["--dest", "corpus", "--seed", "3", "--train-clips", "6", "--eval-clips", "2"]
     for module, arguments in (("synthesize", corpus), ("prepare", ["--config", "config.yaml"])):
@@ -110,6 +112,7 @@ def test_only_an_ast_has_a_twin():
         build_twin(tiny_tagger(), other)
 
 
+@pytest.mark.slow
 def test_next_to_attention_that_is_written_out(folder):
     sizes = "embed_dim: 16, depth: 2, num_heads: 2, conv_groups: 4, num_buckets: 32, max_distance: 64"
     (folder / "config.yaml").write_text(

@@ -77,6 +77,7 @@ def test_ours_and_theirs_take_turns(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_figures(config, tmp_path, monkeypatch, capsys):
     given = ["--config", str(tmp_path / "config.yaml"), "--batch-size", "2", "--rounds", "2", "--amp", "bf16"]
     given += ["--compile", "off", "--device", "cpu", "--json", str(tmp_path / "figures.json")]

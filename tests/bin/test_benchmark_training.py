@@ -6,6 +6,7 @@ import re
 import time
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from audiotag.benchmarks.engine import (
@@ -35,6 +36,7 @@ ROWS = (
 )
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table(recipe):
     done = recipe.run("benchmark_training", "--config", "config.yaml", "--rounds", "1")
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from tests.cluster.cluster import Cluster
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_chain_ends_with_the_table(cluster: Cluster, chain):

@@ -14,6 +14,8 @@ from audiotag.training.checkpoint import load_checkpoint
 from tests.cluster.cluster import Cluster, Job
 from tests.training.processes import assert_same_run, raw_points
 
+pytestmark = pytest.mark.slow
+
 LAST = "epoch-40.pt"
 UPDATE = " update 6: "
 
@@ -116,7 +118,6 @@ def test_what_cannot_be_mended_is_not_tried_again(cluster: Cluster, undisturbed)
     assert job.log.count("process 0 of 2 on cpu") == 1
 
 
-@pytest.mark.slow
 def test_a_job_that_others_come_before_saves_and_queues_again(cluster: Cluster, undisturbed):
     low = cluster.tree / "low.yaml"
     low.write_text("partition: low\nstages: {train: {nodes: 2}}\n")
@@ -135,7 +136,6 @@ def test_a_job_that_others_come_before_saves_and_queues_again(cluster: Cluster, 
         assert len(set(steps)) == len(steps), tag
 
 
-@pytest.mark.slow
 def test_slurm_gives_notice_before_the_time_limit(cluster: Cluster, undisturbed):
     settings = cluster.tree / "limit.yaml"
     settings.write_text("time: '1'\nnotice_s: 30\nstages: {train: {nodes: 2}}\n")

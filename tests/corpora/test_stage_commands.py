@@ -61,6 +61,7 @@ def test_prepare(listed):
     assert done.returncode == DATA_ERROR and "Traceback" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_stages_in_order_and_what_each_says_without_the_one_before(listed):
     refused(listed.run("extract_features"), DATA_ERROR, "cuts_train.jsonl is missing; stage 1 makes it")
     done = listed.run(

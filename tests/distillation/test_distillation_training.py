@@ -63,6 +63,7 @@ def whole(start, taught):
     return run, taught.exp("taught-whole")
 
 
+@pytest.mark.slow
 def test_two_processes_killed_go_on_to_the_same_bits(start, taught, whole):
     folder = taught.exp("taught-killed")
     run = start("online", "taught-killed", processes=2)
@@ -76,6 +77,7 @@ def test_two_processes_killed_go_on_to_the_same_bits(start, taught, whole):
     assert torch.equal(one["loss"]["projection.weight"], other["loss"]["projection.weight"])
 
 
+@pytest.mark.slow
 def test_stored_scores_are_made_by_training_and_survive_a_kill(start, taught):
     run = start("stored", "taught-stored")
     assert run.wait() == 0, run.output
@@ -90,6 +92,7 @@ def test_stored_scores_are_made_by_training_and_survive_a_kill(start, taught):
     assert_same_run(taught.exp("taught-stored"), folder, LAST)
 
 
+@pytest.mark.slow
 def test_the_map_between_embeddings_learns_from_all_processes(start, taught, whole):
     # Two batches by one process make the update that one each by two of them make.
     run = start(

@@ -65,6 +65,7 @@ def expected(taught) -> np.ndarray:
     return torch.cat(rows).numpy()
 
 
+@pytest.mark.slow
 def test_every_clip_has_the_teachers_logits_once(hear, expected):
     run, folder = hear()
     scores = finished(run, folder)
@@ -76,6 +77,7 @@ def test_every_clip_has_the_teachers_logits_once(hear, expected):
     assert again.wait() == 0 and "blocks" not in again.output
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_behind_the_finished_blocks(hear, expected):
     run, folder = hear(processes=2)
     assert run.wait_until(lambda: len(list(folder.glob("*/blocks/[0-9]*.npz"))) >= 3, every_s=0.005)
@@ -102,6 +104,7 @@ def test_asked_to_stop_it_says_where_it_was(hear, processes):
     assert len(list(folder.glob("*/blocks/[0-9]*.npz"))) < 9
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_its_turn(hear):
     run, folder = hear()
     assert run.wait_until(lambda: any(folder.glob("*/blocks/*.npz")), every_s=0.005)
@@ -113,6 +116,7 @@ def test_a_second_run_waits_its_turn(hear):
     finished(run, folder)
 
 
+@pytest.mark.slow
 def test_another_teacher_has_scores_of_its_own(hear, taught, tmp_path):
     labels = load_model(taught.folder / "teachers" / "a").tagger.labels
     place = tmp_path / "changing"
@@ -128,6 +132,7 @@ def test_another_teacher_has_scores_of_its_own(hear, taught, tmp_path):
     assert "of other models of that name, clips or settings" in run.output
 
 
+@pytest.mark.slow
 def test_clips_that_cannot_be_read_have_no_scores(hear, expected, tmp_path):
     manifest = tmp_path / "data" / "manifests" / "cuts_train.jsonl"
     lines = manifest.read_text().splitlines()

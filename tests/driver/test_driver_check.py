@@ -26,6 +26,7 @@ def test_a_look_before_the_first_stage_changes_nothing(drive, tree, tmp_path):
     assert files(tree / "egs") == before
 
 
+@pytest.mark.slow
 def test_a_look_by_two_processes_has_the_exit_code_of_what_it_found(drive, tree):
     done = drive("--check", "--ngpu", "2")
     assert done.returncode == 3, done.stdout + done.stderr

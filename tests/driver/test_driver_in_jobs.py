@@ -131,6 +131,7 @@ def test_a_task_of_an_array_that_does_nothing_yet_queues_itself_alone_again(node
     assert node.said("job 7_2 is queued again")
 
 
+@pytest.mark.slow
 def test_a_job_that_gets_nowhere_is_not_queued_for_ever(node):
     for _ in range(3):
         notified_while_it_waits(node)
@@ -169,6 +170,7 @@ def test_what_saves_nothing_goes_on_at_the_notice_and_nothing_begins_behind_it(n
     assert node.queued() == ["7"]
 
 
+@pytest.mark.slow
 def test_what_has_just_begun_ends_at_the_notice(node):
     recipe = add_recipe(node.tree, "waiting", CORPUS)
     with held(recipe / "data" / ".lock", "process 1 on n9, since ever"):

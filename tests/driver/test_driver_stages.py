@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 
+import pytest
 from clone import add_recipe, environment, lines_with
 
 FAILING = """
@@ -234,6 +235,7 @@ def test_training_to_results_and_what_later_checkpoints_redo(tree, drive):
     assert states(drive(*late, "--stop-stage", "6")) == {6: "started"}
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_the_process_that_failed_comes_through_torchrun(tree, drive):
     (tree / "egs/mini/conf/small.yaml").write_text(TINY_MODEL)
     assert drive("--config", "conf/small.yaml", "--stop-stage", "4").returncode == 0
@@ -243,6 +245,7 @@ def test_the_exit_code_of_the_process_that_failed_comes_through_torchrun(tree, d
     assert "was not made: " in done.stderr or "output on valid is" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_training_in_the_same_folder_is_refused(tree, drive):
     (tree / "egs/mini/conf/small.yaml").write_text(TINY_MODEL)
     assert drive("--config", "conf/small.yaml", "--stop-stage", "4").returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+import pytest
 import torch
 
 from tests.interop.asts import random_deit
@@ -25,6 +26,7 @@ def started(done):
     return re.findall(r"\[stage (\d): \w+\] started", done.stdout)
 
 
+@pytest.mark.slow
 def test_the_model_to_start_from(tree, drive, tmp_path):
     (tree / "egs/mini/conf/small.yaml").write_text(CONFIG)
     config = ("--config", "conf/small.yaml")

@@ -58,6 +58,7 @@ def stop(tree: Path, number: signal.Signals, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "processes"), [("SIGINT", 1), ("SIGUSR1", 2), ("SIGTERM", 2)])
+@pytest.mark.slow
 def test_training_saves_and_the_same_command_goes_on(prepared, name, processes):
     number = getattr(signal, name)
     options = ("--tag", f"{name}{processes}", "--ngpu", str(processes))
@@ -74,6 +75,7 @@ def test_training_saves_and_the_same_command_goes_on(prepared, name, processes):
     assert "resuming from" in printed
 
 
+@pytest.mark.slow
 def test_a_stop_from_elsewhere_is_no_failure(prepared):
     """As when a scheduler signals the training processes, or those on another node were asked to stop."""
     driver = drive(prepared, *TRAINING, "--tag", "elsewhere", "--ngpu", "2")

@@ -48,6 +48,7 @@ def states(done):
     return {int(stage): state for stage, state in said}
 
 
+@pytest.mark.slow
 def test_from_a_list_to_results(drive, recipe, corpus):
     clips = sorted(path.relative_to(corpus) for path in corpus.rglob("clip*"))
     rows = [f"{clip},{clip.parts[0]}" for clip in clips]

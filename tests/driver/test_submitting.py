@@ -82,6 +82,7 @@ def test_force_forgets_only_what_the_stages_would_make(tree, submit, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_second_submission_is_refused_or_waits(tree, submit, slurm, start):
     assert submit(*CHAIN).returncode == 0
     noted = (tree / "egs" / "mini" / "exp" / "ast_tiny" / "log" / "slurm" / "jobs").read_text()
@@ -125,6 +126,7 @@ def test_jobs_that_prepare_the_data_of_several_runs_come_one_after_another(submi
     assert "--dependency" not in slurm.told("submitted")[11]
 
 
+@pytest.mark.slow
 def test_an_interrupted_submission_leaves_no_job(tree, slurm, start):
     (slurm.folder / "slow").touch()
     submitting = start(*CHAIN)

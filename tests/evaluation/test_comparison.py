@@ -153,6 +153,7 @@ def run_compare(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, make_scores, make_labels):
     scores = make_scores(60, 4)
     write_evaluation(tmp_path / "a", scores, make_labels(4), info={})
@@ -171,6 +172,7 @@ def test_the_command(tmp_path, make_scores, make_labels):
     assert "score file not found: none.npz" in lacking.stderr
 
 
+@pytest.mark.slow
 def test_classes_without_positives_count_as_in_the_evaluations(tmp_path, make_scores, make_labels):
     scores = make_scores(60, 4)  # the last class has no positives
     expected = {}

@@ -64,6 +64,7 @@ def test_features(recipe, small_disk):
 
 
 @pytest.mark.parametrize("left", [slow(4096), 8192, slow(16384)])
+@pytest.mark.slow
 def test_scores_and_what_was_evaluated_before(recipe, finished, small_disk, left):
     exp = small_disk.folder / "exp"
     exp.mkdir()
@@ -90,6 +91,7 @@ def test_scores_and_what_was_evaluated_before(recipe, finished, small_disk, left
     assert contents(folder) == before and sorted(path.name for path in folder.iterdir()) == sorted(before)
 
 
+@pytest.mark.slow
 def test_an_export(recipe, finished, small_disk):
     dest = small_disk.folder / "export"
     arguments = (

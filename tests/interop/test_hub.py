@@ -71,6 +71,7 @@ def fill_cache(folder: Path) -> Path:
     return snapshot
 
 
+@pytest.mark.slow
 def test_a_name_is_found_in_the_cache_without_a_network(tmp_path):
     fill_cache(tmp_path)
     done = run(tmp_path, NAME, "model", HF_HUB_OFFLINE="1")

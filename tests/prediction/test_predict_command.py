@@ -172,6 +172,7 @@ def test_mistakes_are_told_in_a_line(command, arguments, code, words):
 
 
 @pytest.mark.parametrize("loss", ["bce", "ce"])
+@pytest.mark.slow
 def test_predictions_are_the_scores_of_an_evaluation(recipe, loss):
     """Of checkpoints, exported folders and averages of a run, by either loss."""
     name = f"predicted-{loss}"

@@ -157,6 +157,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
     minute = noise(60 * 1000)
     paths = [tmp_path / "minute.wav", tmp_path / "hour.wav"]

@@ -65,6 +65,7 @@ def assert_measures_the_same(folder, validated):
             assert scored[name] == pytest.approx(validated[name], abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_validation_while_training_takes_the_same_windows(recipe):
     """On two processes with other batches, against one alone."""
     windows = ("evaluation.window_s=0.64", "evaluation.window_mean=logits")
@@ -79,6 +80,7 @@ def test_validation_while_training_takes_the_same_windows(recipe):
     assert_measures_the_same(folder, stored)
 
 
+@pytest.mark.slow
 def test_a_valid_split_of_other_data_is_refused(recipe, finished):
     data = ("--set", "corpus.valid_seed=9", "--data-dir", "reseeded")
     assert recipe.run("prepare", "--config", "config.yaml", *data).returncode == 0
@@ -89,6 +91,7 @@ def test_a_valid_split_of_other_data_is_refused(recipe, finished):
 
 
 @pytest.mark.parametrize("windows", [(), ("--set", "evaluation.window_s=0.64")])
+@pytest.mark.slow
 def test_two_processes_write_the_same_scores_as_one(recipe, finished, windows):
     """To the last bit, since they share the same batches; up to rounding with other batches."""
     small = (*windows, "--set", "evaluation.batch_size=5")
@@ -134,6 +137,7 @@ def test_a_clip_that_one_of_two_processes_cannot_read_is_named(recipe, finished)
     assert not (recipe.exp("damaged") / "eval_eval_epoch4" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_columns_follow_the_mids_when_the_corpus_lists_its_labels_in_another_order(recipe, finished):
     assert evaluate(recipe, "finished").returncode == 0
     usual = Scores.load(finished / "eval_eval_epoch4" / "scores.npz")
@@ -160,6 +164,7 @@ def test_columns_follow_the_mids_when_the_corpus_lists_its_labels_in_another_ord
     assert "the model does not know 1 of the corpus' 11 classes, among them /m/new (New)" in done.stderr
 
 
+@pytest.mark.slow
 def test_missing_checkpoints_are_named(recipe, finished):
     done = evaluate(recipe, "nothing_here")
     assert done.returncode == 4

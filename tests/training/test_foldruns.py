@@ -110,6 +110,7 @@ def test_missing_folds_are_named(tmp_path):
         read_folds(tmp_path, 5)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_or_one_line_of_error(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "audiotag.bin.crossvalidate", *arguments]

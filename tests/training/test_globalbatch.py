@@ -32,6 +32,7 @@ def test_a_number_that_cannot_be_shared_is_refused(recipe, processes):
         share_batches(config, processes)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_fewer_processes_as_if_nothing_had_changed(recipe):
     undisturbed = recipe.train("global-two", *TOGETHER, "training.epochs=4", processes=2)
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -46,6 +47,7 @@ def test_a_run_goes_on_with_fewer_processes_as_if_nothing_had_changed(recipe):
         torch.testing.assert_close(parts["model"][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_another_global_batch_is_another_run(recipe):
     assert recipe.train("global-changed", *TOGETHER, "training.epochs=1").returncode == 0
     done = recipe.train("global-changed", *SIX, "training.batches_per_update=3", "training.epochs=2")

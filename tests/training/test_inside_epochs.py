@@ -80,6 +80,7 @@ def test_the_newest_is_found_by_its_updates_and_damaged_ones_are_passed_over(rec
     assert "resuming from exp/newest/step-8.pt" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_given_checkpoint_is_gone_on_from_and_later_ones_are_kept_apart(recipe, stepped):
     folder = recipe.exp("given")
     shutil.copytree(stepped, folder)
@@ -95,6 +96,7 @@ def test_a_given_checkpoint_is_gone_on_from_and_later_ones_are_kept_apart(recipe
     assert "checkpoint not found: exp/given/none.pt" in done.stderr
 
 
+@pytest.mark.slow
 def test_changes_are_allowed_on_request(recipe, stepped):
     folder = recipe.exp("allowed")
     shutil.copytree(stepped, folder)
@@ -113,6 +115,7 @@ def test_changes_are_allowed_on_request(recipe, stepped):
     assert points(folder, "train/lr")[-1][1] == pytest.approx(0.002)
 
 
+@pytest.mark.slow
 def test_training_ends_early_when_nothing_gets_better(recipe):
     worse = ("optimizer.lr=1e-9", "training.epochs=9", "training.min_delta=0.1", "training.patience=2")
     done = recipe.train("early", *worse, "training.best_metric=loss")
@@ -146,6 +149,7 @@ def test_validation_can_be_rarer_than_epochs(recipe):
     assert load_checkpoint(recipe.exp("rare") / "epoch-2.pt")["metrics"] == {}
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_as_they_are_until_their_epoch(recipe):
     frozen = "training.freeze=[{modules: [encoder.blocks.0, encoder.pos_embed], epochs: 2}]"
     done = recipe.train("frozen", frozen, processes=2)

@@ -98,6 +98,7 @@ def test_two_processes_share_the_clips_and_keep_one_store(probed, recipe):
     assert "hears" not in output
 
 
+@pytest.mark.slow
 def test_another_encoder_is_heard_anew(probed, recipe, whole):
     data = recipe.folder / "probed" / "whole"
     before = stores(data)
@@ -129,6 +130,7 @@ def test_evaluation_and_export_know_of_no_embeddings(recipe, whole):
     assert json.loads(result.read_text())["metrics"]["mAP"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_read_is_replaced(probed, recipe):
     data = recipe.folder / "probed" / "damaged"
     shutil.copytree(recipe.folder / "data", data)

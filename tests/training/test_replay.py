@@ -17,6 +17,7 @@ LINE = re.compile(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.slow
 def test_a_dump_of_a_diverging_run_is_replayed(recipe, processes):
     name = f"diverging{processes}"
     accumulate = "training.accumulate=2"

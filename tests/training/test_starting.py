@@ -148,6 +148,7 @@ def test_a_changed_start_is_refused_and_a_lost_one_is_not(checkpoint, monkeypatc
     check_same_start(Init(model="$NOWHERE"), origin, allow_changes=False)
 
 
+@pytest.mark.slow
 def test_runs_start_from_it_and_go_on_without_it(recipe, finished):
     start = recipe.folder / "start.pt"
     shutil.copy(finished / "epoch-4.pt", start)

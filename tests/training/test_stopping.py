@@ -96,6 +96,7 @@ def test_two_processes_stop_together(recipe, whom):
         assert "exitcode  : 75 " in run.output
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_with_a_reason_and_no_stop(recipe):
     run = start(recipe, "killed", processes=2)
     assert is_training(run), run.output
@@ -120,6 +121,7 @@ def test_an_error_of_one_process_reaches_the_other(recipe):
     assert "exitcode  : 3 " in run.output.rpartition("Root Cause")[2]
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_folder_is_refused(recipe):
     first = start(recipe, "busy")
     assert is_training(first), first.output
@@ -169,6 +171,7 @@ def small_disk(tmp_path) -> Path:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_survived_as_long_as_it_may_be_and_nothing_is_lost(recipe, small_disk):
     run = Run(recipe, *ARGUMENTS, "--set", "training.epochs=60", "--exp-dir", str(small_disk / "exp"))
     assert run.wait() == 6, run.output

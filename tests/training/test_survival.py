@@ -111,6 +111,7 @@ def kill_at_random(bench: Bench, name: str, kills: int, seed: int) -> None:
     bench.finish(folder)
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_a_checkpoint(alone):
     folder = alone.recipe.exp("written")
     assert any(kill_while_writing(alone.start(folder), folder) for _ in range(6))
@@ -127,6 +128,7 @@ def test_killed_in_the_midst_of_training(alone):
     alone.finish(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_in_the_midst_of_training(together):
     folder = together.recipe.exp("midst2")
     run = together.start(folder)

@@ -94,6 +94,7 @@ def test_a_finished_run_does_nothing_more(recipe, finished):
     assert (finished / "epoch-4.pt").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_restart_keeps_the_old_run(recipe, finished):
     shutil.copytree(finished, recipe.exp("changed"))
     done = recipe.train("changed", "optimizer.lr=0.01")
@@ -107,6 +108,7 @@ def test_another_configuration_is_refused_and_restart_keeps_the_old_run(recipe, 
     assert [path.name for path in recipe.exp("changed").glob("epoch-*.pt")] == ["epoch-1.pt"]
 
 
+@pytest.mark.slow
 def test_other_labels_or_clips_are_refused(recipe, finished):
     data = recipe.folder / "other_data"
     shutil.copytree(recipe.folder / "data", data)
@@ -124,6 +126,7 @@ def test_other_labels_or_clips_are_refused(recipe, finished):
     assert "was trained on other clips or other labels of them (36 then, 35 now)" in done.stderr
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_keeps_the_schedule(recipe, finished):
     shutil.copytree(finished, recipe.exp("wider"))
     for epoch in (3, 4):
@@ -138,6 +141,7 @@ def test_another_number_of_processes_keeps_the_schedule(recipe, finished):
     assert rates == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * k / 8)) for k in (4, 5, 6, 7)])
 
 
+@pytest.mark.slow
 def test_points_of_an_epoch_without_a_checkpoint_do_not_stay(recipe):
     assert recipe.train("begun", "training.epochs=1").returncode == 0
     (recipe.exp("begun") / "epoch-1.pt").unlink()
@@ -161,6 +165,7 @@ def test_more_epochs_may_be_added(recipe, finished):
     assert load_checkpoint(recipe.exp("longer") / "epoch-5.pt")["position"]["step"] == 20
 
 
+@pytest.mark.slow
 def test_accumulation_equals_a_larger_batch(recipe):
     fixed = ("encoder.dropout=0", "training.epochs=1", "data.num_workers=0")
     assert recipe.train("whole", *fixed, "data.batch_size=18").returncode == 0
@@ -227,6 +232,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoints(
         assert all(tensor.isfinite().all() for tensor in load_checkpoint(path)["model"].values())
 
 
+@pytest.mark.slow
 def test_missing_data_names_the_stage(recipe, tmp_path):
     arguments = ("--config", "config.yaml", "--exp-dir", "exp/none")
     done = recipe.run("train", *arguments, "--data-dir", str(tmp_path))
