@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from audiotag.encoders.beats.encoder import Beats
 from audiotag.frontend import Frontend
@@ -13,6 +12,7 @@ from audiotag.losses import BinaryCrossEntropy
 from audiotag.tagger import Tagger
 from audiotag.training.acceleration import accelerate
 from tests.encoders.beats.reference import our_name, part, reference_tagger, tiny_beats
+from tests.gpu.bands import assert_the_loss_falls
 
 pytestmark = pytest.mark.gpu
 
@@ -68,30 +68,11 @@ def test_logits_in_half_precision(device, recorded, features, dtype, tolerance):
 @pytest.mark.parametrize("compile", ["off", "blocks"])
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=["off", "fp16", "bf16"])
 def test_the_loss_falls(device, dtype, compile):
-    """Four kinds of noise in bands, told apart after a few updates."""
     torch.compiler.reset()
     labels = LabelTable([Label(i, f"/m/{i}", f"band {i}") for i in range(4)])
     tagger = Tagger(Frontend("beats128"), tiny_beats(), labels, None).to(device)
     accelerate(tagger, compile=compile)
-    optimizer = torch.optim.AdamW(tagger.parameters(), lr=3e-3, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    losses = []
-    for _ in range(80):
-        features = 0.3 * torch.randn(16, 96, 128, device=device)
-        kinds = torch.arange(16, device=device) % 4
-        for kind in range(4):
-            features[kind::4, :, 32 * kind : 32 * kind + 32] += 1
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = tagger(features, torch.full((16,), 96, device=device))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, nn.functional.one_hot(kinds, 4).float())
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
-    curve = torch.stack(losses).cpu()
-    assert curve.isfinite().all()
-    assert curve[-4:].mean() < 0.5 * curve[:4].mean(), curve
+    assert_the_loss_falls(tagger, device, dtype, num_mel_bins=128, noise=(0.0, 0.3), louder=1.0, rate=3e-3)
 
 
 def test_base_size_trains_in_bounded_memory(device):

@@ -20,6 +20,7 @@ from tests.encoders.zipformer.reference import (
     tiny_zipformer,
     whiten_always,
 )
+from tests.gpu.bands import assert_the_loss_falls
 
 pytestmark = pytest.mark.gpu
 
@@ -75,32 +76,20 @@ def test_training_with_all_that_changes_gradients(
 @pytest.mark.parametrize("compile", ["off", "blocks"])
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=["off", "fp16", "bf16"])
 def test_the_loss_falls(device, dtype, compile):
-    """Four kinds of noise in bands, told apart after a few updates."""
     torch.compiler.reset()
     torch.manual_seed(0)
-    tagger = tagger_of(tiny_zipformer(), 4).to(device)
+    tagger = tagger_of(tiny_zipformer(), 4).to(device).train()
     accelerate(tagger, compile=compile)
-    optimizer = torch.optim.AdamW(tagger.parameters(), lr=1e-3, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=1.0)
-    losses = []
-    for step in range(80):
-        tagger.train()
-        tagger.encoder.set_batch_count(20000.0 + step)
-        features = torch.randn(16, 100, 80, device=device) - 10
-        kinds = torch.arange(16, device=device) % 4
-        for kind in range(4):
-            features[kind::4, :, 20 * kind : 20 * kind + 20] += 5
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = tagger(features, torch.full((16,), 100, device=device))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, nn.functional.one_hot(kinds, 4).float())
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
-    curve = torch.stack(losses).cpu()
-    assert curve.isfinite().all()
-    assert curve[-4:].mean() < 0.5 * curve[:4].mean(), curve
+    assert_the_loss_falls(
+        tagger,
+        device,
+        dtype,
+        num_mel_bins=80,
+        noise=(-10.0, 1.0),
+        louder=5.0,
+        rate=1e-3,
+        before=lambda step: tagger.encoder.set_batch_count(20000.0 + step),
+    )
 
 
 def test_a_pass_waits_for_nothing(device):
