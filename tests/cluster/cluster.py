@@ -49,6 +49,16 @@ def why_not() -> str:
     return ""
 
 
+def why_not_apart() -> str:
+    """Why nodes cannot have networks of their own here; empty where they can."""
+    for kind in ("bridge", "veth"):
+        for action in ("add", "delete"):
+            command = ["ip", "link", action, "audiotag-try", "type", kind]
+            if subprocess.run(command, capture_output=True).returncode != 0:
+                return f"this system lets nobody make a network device ({' '.join(command)})"
+    return ""
+
+
 class Cluster:
     """A running cluster.
 

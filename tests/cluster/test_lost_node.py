@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster, started
+from tests.cluster.cluster import Cluster, started, why_not_apart
 from tests.training.processes import assert_same_run
 
 pytestmark = pytest.mark.slow
@@ -18,6 +18,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def apart(clone, tmp_path_factory) -> Iterator[Cluster]:
     """Two nodes with a network each."""
+    if reason := why_not_apart():
+        pytest.skip(reason)
     with started(tmp_path_factory.mktemp("slurm") / "apart", clone, CLUSTER_NET="apart") as cluster:
         yield cluster
 
