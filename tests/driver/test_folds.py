@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -198,7 +199,7 @@ class Running:
         self.pids = folder / "pids"
         self.pids.mkdir()
         python = folder / "python"
-        python.write_text(WAITING.format(trap=trap, python=sys.executable))
+        python.write_text(WAITING.format(trap=trap, python=shlex.quote(sys.executable)))
         python.chmod(0o755)
         self.driver = subprocess.Popen(
             [
