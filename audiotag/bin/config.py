@@ -40,15 +40,10 @@ def main() -> None:
         return
     config = config_from_args(args)
     if args.check_start:
-        if config.init.model is not None:
-            from audiotag.training.starting import locate_start  # needs torch, which takes seconds to import
+        from audiotag.checks.models import models_to_find  # needs torch, which takes seconds to import
 
-            locate_start(config.init)
-        if config.distillation is not None:
-            from audiotag.distillation.teachers import locate_teacher
-
-            for teacher in config.distillation.teachers:
-                locate_teacher(teacher)
+        for _, locate in models_to_find(config):
+            locate()
         return
     if args.print_config:
         print(dump_yaml(config), end="")
