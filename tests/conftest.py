@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,22 @@ def make_recipe(recipe: Recipe) -> Recipe:
         done = recipe.run(module, *arguments)
         assert done.returncode == 0, done.stderr
     return recipe
+
+
+@pytest.fixture
+def mount(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """A function that mounts a file system in memory with some options; a test that may not is skipped."""
+    mounted: list[Path] = []
+
+    def mounting(options: str) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("mounting is not permitted here")
+        mounted.append(folder)
+        return folder
+
+    yield mounting
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

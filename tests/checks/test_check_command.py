@@ -166,31 +166,11 @@ def test_a_run_that_is_at_it(recipe):
     assert not bad(findings)
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    """A function that mounts a file system in memory with some options."""
-    folders = []
-
-    def mount(options: str) -> Path:
-        folder = tmp_path / f"disk{len(folders)}"
-        folder.mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False
-        ).returncode:
-            pytest.skip("mounting is not permitted here")
-        folders.append(folder)
-        return folder
-
-    yield mount
-    for folder in folders:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_folders_that_cannot_be_written_and_disks_that_are_too_small(recipe, mounted):
-    findings, text = look(recipe, exp_dir=mounted("ro,size=1m") / "exp")
+def test_folders_that_cannot_be_written_and_disks_that_are_too_small(recipe, mount):
+    findings, text = look(recipe, exp_dir=mount("ro,size=1m") / "exp")
     assert bad(findings)["run's folder"] == "fail" and exit_code(findings) == 6
     assert "Read-only file system" in text
-    findings, text = look(recipe, exp_dir=mounted("size=1m") / "exp")
+    findings, text = look(recipe, exp_dir=mount("size=1m") / "exp")
     assert bad(findings) == {"disk space": "fail"} and exit_code(findings) == 6
     assert "free some space" in text
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,25 +30,6 @@ class SmallDisk:
     def free(self) -> None:
         """Take the filler away."""
         self._filler.unlink()
-
-
-@pytest.fixture
-def mount(tmp_path) -> Iterator[Callable[[str], Path]]:
-    """A function that mounts a file system in memory with some options; a test that may not is skipped."""
-    mounted: list[Path] = []
-
-    def mounting(options: str) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if subprocess.run(command, check=False, capture_output=True).returncode:
-            pytest.skip("mounting is not permitted here")
-        mounted.append(folder)
-        return folder
-
-    yield mounting
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
