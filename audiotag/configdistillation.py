@@ -13,9 +13,10 @@ class Distillation(Section):
     """Teachers whose scores the model learns beside the labels."""
 
     teachers: Annotated[list[str], Field(min_length=1)]
-    """Each the folder of a run (the weights that its config chooses), a file or folder of a model in any
-    format that can be imported, a name on the Hugging Face hub, or a variable of db.sh, written
-    $AST_CHECKPOINT. Several are one: the mean of their probabilities."""
+    """Each the folder of a run (the weights that its config chooses), or of a cross-validation (each fold
+    takes its own run), a file or folder of a model in any format that can be imported, a name on the Hugging
+    Face hub, or a variable of db.sh, written $AST_CHECKPOINT. Several are one: the mean of their
+    probabilities."""
     weights: list[Positive] | None = None
     """Weight of each teacher in the mean; null weights all alike."""
     mode: Literal["stored", "online"] = "stored"

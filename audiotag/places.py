@@ -1,10 +1,11 @@
 """Places in a configuration: paths that name variables of db.sh, so that a recipe is the same file on every
-site, and names on the Hugging Face hub."""
+site, folders of all folds of a cross-validation, and names on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from audiotag.errors import ConfigError
 
@@ -31,6 +32,19 @@ def resolve_place(place: str, key: str) -> str:
         return found
 
     return VARIABLE.sub(value, place)
+
+
+def fold_folder(exp_dir: Path, fold: int) -> Path:
+    """Where the driver keeps the run of one fold."""
+    return exp_dir / f"fold{fold}"
+
+
+def of_this_fold(place: str, fold: int | None) -> str:
+    """The run of a fold where a place is the folder of a cross-validation; else the place as it is."""
+    path = Path(place).expanduser()
+    if fold is None or not any(folder.is_dir() for folder in path.glob("fold[1-9]*")):
+        return place
+    return str(fold_folder(path, fold))
 
 
 def is_hub_name(text: str) -> bool:

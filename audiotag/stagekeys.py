@@ -14,7 +14,7 @@ from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.esc50 import LIST as ESC50_LIST
 from audiotag.corpora.versions import FEATURES_VERSION, PROBE_VERSION
 from audiotag.errors import ConfigError, DataError
-from audiotag.places import resolve_place
+from audiotag.places import of_this_fold, resolve_place
 
 # Settings of how a run goes about its work, which leave its result what it is.
 RUNTIME_KEYS = (
@@ -136,21 +136,22 @@ def start_path(config: Config) -> str:
     The driver looks whether it has changed since. It is no part of a key, since a model that is gone must not
     undo what was trained from it.
     """
-    return existing_path(config.init.model, "init.model") if config.init.model is not None else ""
+    return existing_path(config.init.model, "init.model", config) if config.init.model is not None else ""
 
 
 def teacher_paths(config: Config) -> list[str]:
     """The files and folders of the teachers that are there, of which the same is true."""
     places = config.distillation.teachers if config.distillation else []
-    return [path for place in places if (path := existing_path(place, "distillation.teachers"))]
+    return [path for place in places if (path := existing_path(place, "distillation.teachers", config))]
 
 
-def existing_path(place: str, key: str) -> str:
+def existing_path(place: str, key: str, config: Config) -> str:
     """What a key of the configuration names, empty where that is not there."""
     try:
-        path = Path(resolve_place(place, key)).expanduser()
+        place = of_this_fold(resolve_place(place, key), getattr(config.corpus, "fold", None))
     except ConfigError:
         return ""
+    path = Path(place).expanduser()
     return str(path.absolute()) if path.exists() else ""
 
 

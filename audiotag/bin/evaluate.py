@@ -71,7 +71,7 @@ def evaluate(
 ) -> None:
     """Score one split and write its evaluation folder."""
     choice = config.evaluation
-    check_fold(chosen.checkpoint, model, config, data_dir)
+    check_fold(chosen.folds, data_dir)
     if split == "valid":
         check_valid_is_held_out(chosen.checkpoint.get("train_data"), model, config, data_dir)
     scored = score_split(split, model, config, data_dir, world)

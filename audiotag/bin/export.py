@@ -143,6 +143,7 @@ def describe(chosen: ChosenWeights, found: FoundThresholds | None) -> dict[str, 
         **({"averaged": chosen.averaged} if chosen.averaged else {}),
         **({"last_epoch_metrics": metrics} if metrics else {}),
         **({"thresholds": found.info} if found else {}),
+        **({"folds": checkpoint["folds"]} if checkpoint["folds"] else {}),
         "coverage": checkpoint.get("coverage", {}),
         "provenance": checkpoint.get("provenance", {}),
     }

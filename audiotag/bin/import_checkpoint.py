@@ -24,6 +24,7 @@ from audiotag.interop.importing import hints_of, import_model, read_overrides
 from audiotag.labels import LabelTable
 from audiotag.logs import set_up_logging
 from audiotag.provenance import file_digest
+from audiotag.training.otherfolds import folds_behind
 
 logger = logging.getLogger("audiotag.import_checkpoint")
 
@@ -41,6 +42,7 @@ def main() -> None:
     source = read_model(path, args.toolkit, hints_of(given, args.weights))
     model, transfer = import_model(source, labels, given)
     logger.info("%s: %s", args.source, transfer)
+    folds = folds_behind(path)
     export_package(
         args.dest,
         weights=model.tagger.state_dict(),
@@ -53,6 +55,7 @@ def main() -> None:
             "sha256": {str(file): file_digest(file) for file in source.files},
             "adapted": transfer.adapted,
             "fresh": transfer.fresh,
+            **({"folds": folds} if folds else {}),
         },
     )
     tagger = load_tagger(args.dest)

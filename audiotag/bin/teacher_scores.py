@@ -20,6 +20,7 @@ from audiotag.errors import ConfigError, run_command
 from audiotag.logs import set_up_logging
 from audiotag.matrixproducts import allow_tf32
 from audiotag.training.loaders import training_clips
+from audiotag.training.otherfolds import fold_here
 from audiotag.training.signals import StopRequest
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         features = config.features
         manifest = open_split(args.data_dir, "train", preset=features.preset, storage=features.storage)
         clips = training_clips(config, manifest, args.data_dir, labels)
-        teachers = open_teachers(config, labels, world)
+        teachers = open_teachers(config, labels, world, fold_here(config, args.data_dir))
         stored_targets(config, clips, args.data_dir, labels, teachers, world, stop)
 
 

@@ -1,4 +1,4 @@
-"""The models that a training starts from or learns from: whether they are there."""
+"""The models that a training starts from or learns from: whether they are there, and of no other fold."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from pathlib import Path
 
 from audiotag.checks.finding import Finding, failed, ok
 from audiotag.config import Config
-from audiotag.distillation.teachers import locate_teacher
+from audiotag.distillation.teachers import find_teacher
 from audiotag.errors import AudiotagError
 from audiotag.training.checkpoint import list_epochs, list_steps
-from audiotag.training.starting import locate_start
+from audiotag.training.otherfolds import fold_here
+from audiotag.training.starting import find_start
 
 PURPOSES = {"start": "start from", "teacher": "learn from"}
 
 
-def models_to_find(config: Config) -> list[tuple[str, Callable[[], Path]]]:
+def models_to_find(config: Config, data_dir: Path | None = None) -> list[tuple[str, Callable[[], Path]]]:
     """Each of them by its role, and what finds it; those of the hub are fetched, as training does."""
+    here = fold_here(config, data_dir)
     models: list[tuple[str, Callable[[], Path]]] = []
     if config.init.model is not None:
-        models.append(("start", partial(locate_start, config.init)))
+        models.append(("start", partial(find_start, config.init, here)))
     if config.distillation is not None:
-        models += [("teacher", partial(locate_teacher, name)) for name in config.distillation.teachers]
+        models += [("teacher", partial(find_teacher, name, here)) for name in config.distillation.teachers]
     return models
 
 
-def check_models(config: Config, exp_dir: Path) -> list[Finding]:
-    """Find each of them."""
+def check_models(config: Config, data_dir: Path, exp_dir: Path) -> list[Finding]:
+    """Find each of them, and refuse those of another fold than that of the data."""
     findings = []
     # A run that goes on has its own weights.
     goes_on = bool(list_epochs(exp_dir) or list_steps(exp_dir))
-    for role, locate in models_to_find(config):
+    for role, locate in models_to_find(config, data_dir):
         if role == "start" and goes_on:
             continue
         try:

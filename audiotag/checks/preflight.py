@@ -45,7 +45,7 @@ def preflight(
     return [
         model,
         *findings,
-        *check_models(config, exp_dir),
+        *check_models(config, data_dir, exp_dir),
         *check_corpus(config, data_dir, num_clips),
         *check_mixing(config, data_dir, num_clips),
         *check_folders(data_dir, exp_dir),

@@ -23,10 +23,13 @@ from audiotag.interop.hub import find_model
 from audiotag.interop.importing import import_model
 from audiotag.interop.sourcemodel import Hints
 from audiotag.labels import LabelTable
-from audiotag.places import resolve_place
-from audiotag.prediction.model import chosen_model, run_config
+from audiotag.places import of_this_fold, resolve_place
+from audiotag.prediction.model import choice_of_run, chosen_model
 from audiotag.provenance import weights_digest
 from audiotag.training.averaging import choose_weights
+from audiotag.training.checkpoint import holds_run
+from audiotag.training.otherfolds import Fold, folds_behind, refuse_other_folds
+from audiotag.training.weightchoice import choose_files
 
 KEY = "distillation.teachers"
 
@@ -40,12 +43,14 @@ class Teacher:
         model: the tagger, with the name of its loss.
         columns: its output for each of the student's classes.
         digest: of its weights, settings and classes: another one gives other scores.
+        folds: that its weights come from.
     """
 
     place: Path
     model: TrainedModel
     columns: list[int]
     digest: str
+    folds: frozenset[Fold] = frozenset()
 
     @property
     def preset(self) -> str:
@@ -94,6 +99,11 @@ class Teachers:
         return all(member.exclusive for member in self.members)
 
     @property
+    def folds(self) -> set[Fold]:
+        """The folds that their weights come from."""
+        return {fold for member in self.members for fold in member.folds}
+
+    @property
     def width(self) -> int:
         """Of the embeddings."""
         return self.members[0].model.tagger.encoder.output_dim
@@ -120,27 +130,43 @@ class Teachers:
         return mean_log_odds([logits for logits, _ in said], self.shares), said[0][1]
 
 
-def open_teachers(config: Config, labels: LabelTable, world: World) -> Teachers:
+def open_teachers(config: Config, labels: LabelTable, world: World, here: Fold | None = None) -> Teachers:
     """The teachers of a configuration, on the CPU.
 
     Args:
         config: the configuration, with a section `distillation`.
         labels: the student's classes.
         world: the processes, the first of which fetches what is on the hub.
+        here: the fold that the student will be evaluated on, whose clips no teacher may have learnt.
     """
     section = config.distillation
-    world.gather([locate_teacher(name) for name in section.teachers] if world.is_main else None)
+    world.gather([locate_teacher(name, here) for name in section.teachers] if world.is_main else None)
     members = []
-    for place in map(locate_teacher, section.teachers):
+    for name in section.teachers:
+        place = find_teacher(name, here)
         model = open_teacher(place, labels)
         model.tagger.requires_grad_(False)
-        members.append(Teacher(place, model, teacher_columns(labels, model, place), model_digest(model)))
+        folds = frozenset(fold for file in files_of(place) for fold in folds_behind(file))
+        columns = teacher_columns(labels, model, place)
+        members.append(Teacher(place, model, columns, model_digest(model), folds))
     return Teachers(members, section.weights)
 
 
-def locate_teacher(name: str) -> Path:
+def find_teacher(name: str, here: Fold | None) -> Path:
+    """The file or folder of a teacher, which is refused where it is of another fold than the student's."""
+    place = locate_teacher(name, here)
+    refuse_other_folds(here, files_of(place), KEY)
+    return place
+
+
+def files_of(place: Path) -> list[Path]:
+    """The checkpoints that the weights of a teacher come from, or what else it is."""
+    return choose_files(place, choice_of_run(place)).paths if holds_run(place) else [place]
+
+
+def locate_teacher(name: str, here: Fold | None = None) -> Path:
     """The file or folder of a teacher, fetched if it is on the hub."""
-    place = resolve_place(name, KEY)
+    place = of_this_fold(resolve_place(name, KEY), here and here.number)
     path = Path(place).expanduser()
     # Where its folder is here, a name such as exp/ast_tiny is hardly meant for the hub.
     if not path.exists() and path.parent.is_dir():
@@ -159,8 +185,8 @@ def open_teacher(place: Path, labels: LabelTable) -> TrainedModel:
         place: where it lies.
         labels: the student's classes, which give MIDs to those that have only names.
     """
-    if (place / "config.yaml").is_file():
-        return chosen_model(choose_weights(place, run_config(place, []).evaluation), place)
+    if holds_run(place):
+        return chosen_model(choose_weights(place, choice_of_run(place)), place)
     if find_format(place) == "audiotag":
         return load_model(place)
     source = read_model(place, "auto", Hints())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.export.package import FORMAT as PACKAGE_FORMAT
-from audiotag.export.package import WEIGHTS_FILE, load_model
+from audiotag.export.package import WEIGHTS_FILE, TrainedModel, load_model
 from audiotag.interop.sourcemodel import Hints, SourceModel, make_layout
 from audiotag.training.checkpoint import FORMAT as CHECKPOINT_FORMAT
 
@@ -19,11 +19,15 @@ def is_own(path: Path, content: Any) -> bool:
 
 def read_own(path: Path, hints: Hints) -> SourceModel:
     """The model of a checkpoint or folder."""
-    model = load_model(path)
+    return source_of(load_model(path), path, (path / WEIGHTS_FILE if path.is_dir() else path,))
+
+
+def source_of(model: TrainedModel, path: Path, files: tuple[Path, ...]) -> SourceModel:
+    """A model that is open, as one that others start from."""
     features, encoder = model.config["features"], model.config["encoder"]
     return SourceModel(
         path,
-        (path / WEIGHTS_FILE if path.is_dir() else path,),
+        files,
         {name: value.float() for name, value in model.tagger.state_dict().items()},
         encoder,
         features,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from audiotag.configensemble import Ensemble, Member
 from audiotag.configevaluation import WeightChoice
 from audiotag.errors import ConfigError, DataError
 from audiotag.places import resolve_place
-from audiotag.prediction.model import run_config
+from audiotag.prediction.model import choice_of_run
 from audiotag.training.checkpoint import EPOCH_NAME, STEP_NAME
 from audiotag.training.weightchoice import choose_files
 
@@ -76,7 +75,7 @@ def find_member(member: Member, key: str, weight_overrides: Sequence[str]) -> So
         return Source(name, kind, path)
     if path.is_file():
         return Source(name, kind, path.parent, WeightChoice(checkpoints=[path.name], weights=member.weights))
-    choice = choice_of(member, path, weight_overrides)
+    choice = choice_of_run(path, member if member.chooses_weights else None, weight_overrides)
     return Source(member.name or f"{path} ({choose_files(path, choice).name})", kind, path, choice)
 
 
@@ -94,15 +93,6 @@ def check_keys(member: Member, key: str, kind: Kind, path: Path) -> None:
         raise ConfigError(
             f"{key}.valid_scores: {path} is a model, which is scored on valid itself; leave it out"
         )
-
-
-def choice_of(member: Member, exp_dir: Path, weight_overrides: Sequence[str]) -> WeightChoice:
-    """Which weights of a run a member takes: its own choice, or the run's with the overrides."""
-    names = WeightChoice.model_fields
-    if member.chooses_weights:
-        weight_overrides = [f"evaluation.{name}={json.dumps(getattr(member, name))}" for name in names]
-    chosen = run_config(exp_dir, list(weight_overrides)).evaluation
-    return WeightChoice(**{name: getattr(chosen, name) for name in names})
 
 
 def kind_of(path: Path, key: str) -> Kind:

@@ -28,6 +28,7 @@ from audiotag.prediction.splitscores import check_fold, check_valid_is_held_out,
 from audiotag.provenance import collect_provenance, file_digest
 from audiotag.training.averaging import choose_weights, warn_of_unmeasured_weights
 from audiotag.training.loaders import windowing
+from audiotag.training.otherfolds import folds_behind
 from audiotag.training.resume import fingerprint
 from audiotag.training.weightchoice import choose_files
 
@@ -161,6 +162,7 @@ class ModelScorer:
         """
         if source.choice is None:
             model = load_model(source.path, self.world.device)
+            check_fold(folds_behind(source.path), self.data_dir)
             if check_valid and self.world.is_main:
                 logger.warning(
                     "%s does not say which clips it was trained on: if those of valid are among them, what "
@@ -172,7 +174,7 @@ class ModelScorer:
         if self.world.is_main:
             warn_of_unmeasured_weights(chosen)
         model = chosen_model(chosen, source.path, self.world.device)
-        check_fold(chosen.checkpoint, model, self.config, self.data_dir)
+        check_fold(chosen.folds, self.data_dir)
         if check_valid:
             check_valid_is_held_out(chosen.checkpoint.get("train_data"), model, self.config, self.data_dir)
         origin = describe_chosen(chosen)

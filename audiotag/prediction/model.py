@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from audiotag.config import Config
+from audiotag.configevaluation import WeightChoice
 from audiotag.configfile import load_config
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.evaluation.conditions import weights_in_words
@@ -48,6 +51,23 @@ def open_model(args: argparse.Namespace, device: str = "cpu") -> TrainedModel:
         return load_model(args.model, device)
     config = run_config(args.exp_dir, overrides)
     return chosen_model(choose_weights(args.exp_dir, config.evaluation), args.exp_dir, device)
+
+
+def choice_of_run(
+    exp_dir: Path, own: WeightChoice | None = None, overrides: Sequence[str] = ()
+) -> WeightChoice:
+    """Which weights of a run are taken: those that its config chooses, unless something else is asked for.
+
+    Args:
+        exp_dir: its folder.
+        own: a choice in place of the run's, as a whole.
+        overrides: of single keys of the run's choice, in the form of `--set evaluation.KEY=VALUE`.
+    """
+    names = WeightChoice.model_fields
+    if own is not None:
+        overrides = [f"evaluation.{name}={json.dumps(getattr(own, name))}" for name in names]
+    chosen = run_config(exp_dir, list(overrides)).evaluation
+    return WeightChoice(**{name: getattr(chosen, name) for name in names})
 
 
 def run_config(exp_dir: Path, overrides: list[str]) -> Config:

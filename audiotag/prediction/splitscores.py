@@ -7,7 +7,7 @@ Under torchrun the clips are shared out over the processes; the scores are the s
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from audiotag.export.package import TrainedModel
 from audiotag.labels import LabelTable
 from audiotag.logs import progress
 from audiotag.training.loaders import evaluation_loader, windowing
+from audiotag.training.otherfolds import Fold, fold_of
 from audiotag.training.resume import fingerprint
 
 
@@ -118,19 +119,18 @@ def check_valid_is_held_out(
         )
 
 
-def check_fold(checkpoint: Mapping[str, Any], model: TrainedModel, config: Config, data_dir: Path) -> None:
-    """Refuse the data of another fold of a cross-validation, which the model was trained on.
+def check_fold(folds: Iterable[Fold], data_dir: Path) -> None:
+    """Refuse the data of another fold of a cross-validation, which a model was trained on.
 
-    checkpoint: of the model.
+    folds: that the model's weights come from.
     """
-    trained_for = checkpoint["config"].get("corpus", {}).get("fold")
-    coverage = read_coverage(data_dir, with_features_of(model, config).features.stats_name)
-    here = (coverage.get("notes") or {}).get("fold")
-    if None not in (trained_for, here) and trained_for != here:
-        raise DataError(
-            f"{data_dir} holds fold {here}, the model was trained for fold {trained_for}, with the clips "
-            "that are evaluated here: take the data folder of its own fold"
-        )
+    here = fold_of({}, read_coverage(data_dir))
+    for fold in folds:
+        if fold.shares_clips(here):
+            raise DataError(
+                f"{data_dir} holds fold {here.number}, the model was trained for fold {fold.number}, with "
+                "the clips that are evaluated here: take the data folder of its own fold"
+            )
 
 
 def columns_by_mid(labels: LabelTable, model_labels: LabelTable) -> list[int]:

@@ -15,6 +15,7 @@ from audiotag.commandline import positive
 from audiotag.configevaluation import WeightChoice
 from audiotag.evaluation.conditions import KINDS, SUFFIXES
 from audiotag.provenance import collect_provenance, file_digest
+from audiotag.training.otherfolds import Fold, folds_behind
 from audiotag.training.weightchoice import choose_files, shown_name
 from audiotag.training.weightmeans import mean_between, mean_of_files
 
@@ -53,6 +54,11 @@ class ChosenWeights:
     averaged: dict[str, dict[str, Any]]
 
     @property
+    def folds(self) -> list[Fold]:
+        """The folds of a cross-validation that they come from."""
+        return [Fold(*fold) for fold in self.checkpoint["folds"]]
+
+    @property
     def origin(self) -> dict[str, Any]:
         """Where the weights come from, as averaged files and results keep it."""
         keys = ("name", "files", "sha256", "kind", "measured", "between")
@@ -75,10 +81,14 @@ def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     averaged = {shown_name(path, exp_dir): origin for path, origin in taken.averaged.items()}
     files = {shown_name(path, exp_dir): file_digest(path) for path in chosen.paths}
     heavy = ("model", "averages", "optimizer", "scaler", "loss")
+    folds = sorted({fold for path in chosen.paths for fold in folds_behind(path)})
     return ChosenWeights(
         name=chosen.name if between else chosen.name + SUFFIXES[taken.kind],
         weights=taken.weights,
-        checkpoint={key: value for key, value in taken.state.items() if key not in heavy},
+        checkpoint={
+            **{key: value for key, value in taken.state.items() if key not in heavy},
+            "folds": [list(fold) for fold in folds],
+        },
         files=list(files),
         sha256=files,
         # An averaged file remembers how its own files were chosen.

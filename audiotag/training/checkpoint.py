@@ -26,8 +26,10 @@ A checkpoint is a dictionary of plain values and tensors with these keys:
     train_data        {"clips", "digest"}: which clips with which labels its own train split has
     mixed_data        the same of all train sets together with data.sources, else None
     class_weights     those of the loss, in the order of the classes
-    init              what the run started from: {"model", "path", "format", "sha256" by file, "taken",
-                      "adapted", "fresh", "left"}; None for random weights
+    init              what the run started from: {"model", "path", "format", "weights" of a run, "sha256" by
+                      file, "folds", "taken", "adapted", "fresh", "left"}; None for random weights
+    folds             [corpus, number] of each fold of a cross-validation that the weights come from: the one
+                      of the run, and those of the models that it started and learnt from
     provenance        versions, git state, command
     averaged          in files of bin/average.py: what was averaged, {"name", "files", "sha256", "kind",
                       "measured", "between", "by_validation", "by_stopping", "averaged", "provenance"}; old
@@ -113,6 +115,15 @@ def check_archive(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"checksum of {damaged}")
+
+
+def holds_run(path: Path) -> bool:
+    """Whether this is the folder of a run, perhaps without checkpoints yet, and not of a packed model."""
+    if not path.is_dir() or (path / "config.json").exists():
+        return False
+    # ESPnet's folders have a config.yaml, too, beside their weights.
+    named = (path / "config.yaml").is_file() and not any(path.glob("*.pth"))
+    return named or bool(list_epochs(path) or list_steps(path))
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:

@@ -11,6 +11,7 @@ from audiotag.evaluation.crossvalidation import FoldRun
 from audiotag.evaluation.freshness import leave_out_stale
 from audiotag.evaluation.report import find_evaluations
 from audiotag.labels import LabelTable
+from audiotag.places import fold_folder
 from audiotag.stagekeys import RUNTIME_KEYS
 from audiotag.training.averaging import stopped_early
 from audiotag.training.checkpoint import EPOCH_NAME, list_epochs, list_steps
@@ -21,11 +22,6 @@ from audiotag.training.weightchoice import newest_checkpoint
 OWN_KEYS = (*RUNTIME_KEYS, "title", "evaluation", "corpus.dir", "corpus.fold", "augment.noise.dir")
 # What stage 4 measured of the fold's own train split.
 MEASURED_KEYS = ("features.mean", "features.std")
-
-
-def fold_folder(exp_dir: Path, fold: int) -> Path:
-    """Where the driver keeps the run of one fold."""
-    return exp_dir / f"fold{fold}"
 
 
 def read_folds(exp_dir: Path, num_folds: int) -> list[FoldRun]:
@@ -81,7 +77,8 @@ def check_same_experiment(first: dict[str, Any], state: dict[str, Any], folder: 
                 "table over both would mean nothing; train them alike (--restart), or under another --tag"
             )
     before, now = (sorted((one.get("init") or {}).get("sha256", {}).values()) for one in (first, state))
-    if before != now:
+    # A model of a fold is the start of its own fold alone.
+    if before != now and not all((one.get("init") or {}).get("folds") for one in (first, state)):
         raise CheckpointError(
             f"{folder} did not start from the same model as fold 1 (its SHA-256 is another one): train them "
             "alike (--restart), or under another --tag"

@@ -30,6 +30,7 @@ from audiotag.training.loaders import (
     validation_data,
 )
 from audiotag.training.meter import Meter
+from audiotag.training.otherfolds import all_folds, fold_here
 from audiotag.training.parts import build_parts, initial_tagger
 from audiotag.training.probing import use_embeddings
 from audiotag.training.profiling import make_profiler
@@ -89,20 +90,22 @@ def prepare_trainer(
     config = fill_in_statistics(config, data_dir)
     manifest = open_split(data_dir, "train", preset=config.features.preset, storage=config.features.storage)
     path, state = (None, None) if options.restart else find_checkpoint(exp_dir, options.resume, world)
-    start = read_start(config, world) if state is None else None
+    here = fold_here(config, data_dir)
+    start = read_start(config, world, here) if state is None else None
     config = fix_batch_limit(config, state, manifest, data_dir, labels, world)
     plan, train_loader = training_data(config, manifest, data_dir, labels, world)
     valid_loader = validation_data(config, data_dir, labels, world)
-    teachers = open_teachers(config, labels, world) if config.distillation else None
+    teachers = open_teachers(config, labels, world, here) if config.distillation else None
     record = make_record(config, data_dir, labels, manifest, train_loader.dataset.manifest, teachers)
     if state is not None:
         check_same_run(state, record, exp_dir, world.size, allow_changes=options.allow_changes)
         record["init"] = state.get("init")
         if world.is_main:
-            check_same_start(config.init, record["init"], allow_changes=options.allow_changes)
+            check_same_start(config.init, record["init"], here, allow_changes=options.allow_changes)
     tagger = initial_tagger(config, labels, world)
     if start is not None:
         record["init"] = begin_with(start, tagger, config)
+    record["folds"] = all_folds(here, record["init"], teachers.folds if teachers else ())
     parts = build_parts(config, plan, train_loader.dataset.manifest, tagger, world, state, teachers)
     if state is not None:
         restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)
