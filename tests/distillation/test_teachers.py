@@ -11,10 +11,12 @@ from audiotag.distributed import World
 from audiotag.errors import CheckpointError, ConfigError
 from audiotag.export.package import load_model
 from audiotag.interop.ast import export_ast
+from audiotag.interop.espnet import export_espnet
 from audiotag.interop.hfexport import export_huggingface
 from audiotag.labels import Label, LabelTable
 from audiotag.training.checkpoint import save_checkpoint
 from tests.distillation.scenes import write_teacher
+from tests.export.models import small_model
 from tests.tiny import TINY, tiny_checkpoint, tiny_labels
 
 
@@ -102,6 +104,14 @@ def test_models_of_other_toolkits_are_teachers(tmp_path):
     torch.testing.assert_close(hf(*heard(), "off")[0], expected[:, [2, 1, 0]], atol=0.02, rtol=0)
     with pytest.raises(ConfigError, match=r"ast_16_16.pth does not name its classes: make a folder of it"):
         opened(config_of(str(tmp_path / "original" / "ast_16_16.pth")), labels)
+
+
+def test_a_folder_of_espnet_is_no_run_though_it_has_a_config(tmp_path):
+    model = small_model("beats")
+    export_espnet(tmp_path / "espnet", model)
+    assert (tmp_path / "espnet/config.yaml").is_file()
+    teacher = open_teacher(tmp_path / "espnet", model.tagger.labels)
+    assert torch.equal(teacher.tagger.head.weight, model.tagger.head.weight)
 
 
 def test_what_is_no_teacher_is_named(tmp_path):

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from audiotag.checks.models import check_models
-from audiotag.configfile import load_config
 from audiotag.configensemble import Ensemble
+from audiotag.configfile import load_config
 from audiotag.data.splits import read_labels
 from audiotag.distillation.teachers import open_teachers
 from audiotag.distributed import World
 from audiotag.errors import ConfigError, DataError
-from audiotag.prediction.memberscores import ModelScorer
 from audiotag.prediction.members import find_members
+from audiotag.prediction.memberscores import ModelScorer
 from audiotag.training.averaging import choose_weights
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint
 from audiotag.training.otherfolds import Fold, fold_here, folds_behind, refuse_other_folds
@@ -102,11 +102,10 @@ def test_the_commands_refuse_it_before_they_write_anything(folds):
 
 def test_of_a_cross_validation_each_fold_takes_its_own_run(folds):
     for fold in (1, 2):
-        done = folds.run(
-            "train", "--config", "config.yaml", "--set", f"corpus.fold={fold}", "--set", "init.model=exp/base",
-            "--set", "distillation.teachers=[exp/base]", "--data-dir", f"data/fold{fold}",
-            "--exp-dir", f"exp/tuned/fold{fold}",
-        )  # fmt: skip
+        settings = (f"corpus.fold={fold}", "init.model=exp/base", "distillation.teachers=[exp/base]")
+        overrides = [word for setting in settings for word in ("--set", setting)]
+        where = ("--data-dir", f"data/fold{fold}", "--exp-dir", f"exp/tuned/fold{fold}")
+        done = folds.run("train", "--config", "config.yaml", *overrides, *where)
         assert done.returncode == 0, done.stderr
         state = load_checkpoint(folds.exp(f"tuned/fold{fold}") / "epoch-1.pt")
         assert state["init"]["path"] == str(folds.exp("base") / f"fold{fold}")
@@ -148,7 +147,7 @@ def test_folds_come_along_with_weights(folds, inside, tmp_path):
             refuse_other_folds(HERE, [tmp_path / place], "init.model")
     refuse_other_folds(HERE, [tmp_path / "epoch-2.pt"], "init.model")
     config = config_with(f"init.model={tmp_path}")
-    with pytest.raises(ConfigError, match="epoch-1.pt comes of a training for fold 2"):
+    with pytest.raises(ConfigError, match=r"epoch-1.pt comes of a training for fold 2"):
         find_start(config.init, HERE)
 
 

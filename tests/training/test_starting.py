@@ -148,6 +148,97 @@ def test_a_changed_start_is_refused_and_a_lost_one_is_not(checkpoint, monkeypatc
     check_same_start(Init(model="$NOWHERE"), origin, allow_changes=False)
 
 
+def weights_begun_with(init):
+    config = config_with(**init)
+    tagger = fresh(config)
+    origin = begin_with(read_start(config, WORLD), tagger, config)
+    return tagger.head.weight, origin
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run of two epochs, the first of them the best, that keeps an EMA and takes it."""
+    settings = {"training": {"epochs": 2, "ema": {}}, "evaluation": {"avg": 2}}
+    validations = [{"file": f"epoch-{n}.pt", "epoch": n, "step": n, "value": 1 / n} for n in (1, 2)]
+    for epoch in (1, 2):
+        state = tiny_checkpoint(seed=epoch, epoch=epoch)
+        state["config"] = {**state["config"], **settings}
+        state["averages"] = {"ema": {"samples": 1, "weights": tiny_tagger(epoch + 10).state_dict()}}
+        state["best"] = {"metric": "mAP", "value": 1.0, "epoch": 1, "step": 1, "file": "epoch-1.pt"}
+        save_checkpoint(tmp_path / f"run/epoch-{epoch}.pt", {**state, "validations": validations[:epoch]})
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("choice", "seeds", "name"),
+    [
+        ({}, (1, 2), "epoch2-avg2"),
+        ({"epoch": 1}, (1,), "epoch1"),
+        ({"best": True}, (1,), "best1"),
+        ({"best_k": 2}, (1, 2), "best-k2"),
+        ({"checkpoints": ["epoch-2.pt"]}, (2,), "epoch2"),
+        ({"weights": "ema"}, (12,), "epoch2-ema"),
+        ({"weights": "ema", "avg": 2}, (11, 12), "epoch2-avg2-ema"),
+    ],
+)
+def test_any_weights_of_a_run(run, choice, seeds, name):
+    """By themselves those of its config, with any key those of the keys; going on asks for the same files."""
+    found, origin = weights_begun_with({"model": str(run), **choice})
+    expected = sum(tiny_tagger(seed).head.weight for seed in seeds) / len(seeds)
+    torch.testing.assert_close(found, expected)
+    assert (origin["weights"], origin["format"]) == (name, "audiotag")
+    assert origin["sha256"].keys() <= {"epoch-1.pt", "epoch-2.pt"}
+    section = Init(model=str(run), **choice)
+    # The completed configuration of a run names every key, and means the same.
+    assert (
+        Init.model_validate(section.model_dump()).chosen_keys
+        == section.chosen_keys
+        == [key for key in Init.model_fields if key in choice]
+    )
+    check_same_start(section, origin, allow_changes=False)
+    save_checkpoint(run / next(iter(origin["sha256"])), tiny_checkpoint(seed=30))
+    with pytest.raises(ConfigError, match="no longer what the run started from"):
+        check_same_start(section, origin, allow_changes=False)
+
+
+def test_a_checkpoint_has_the_trained_weights_and_its_averages(run):
+    file = str(run / "epoch-2.pt")
+    for choice, seed in (({}, 2), ({"weights": "model"}, 2), ({"weights": "ema"}, 12)):
+        found, origin = weights_begun_with({"model": file, **choice})
+        assert torch.equal(found, tiny_tagger(seed).head.weight)
+        check_same_start(Init(model=file, **choice), origin, allow_changes=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "words"),
+    [
+        ("epoch-2.pt", {"avg": 2}, r"init.avg chooses among the weights of a run, but .*epoch-2.pt is not"),
+        ("../there.pth", {"weights": "ema"}, r"init.weights chooses among .*there.pth is not the folder"),
+        (
+            ".",
+            {"weights": "swa"},
+            r"init.model is the run .*run, of whose weights none.* training.swa is not",
+        ),
+        (".", {"epoch": 3}, r"run has no checkpoint of epoch 3"),
+        ("../planned", {}, r"planned holds no epoch-<n>.pt; stage 5 makes them"),
+    ],
+)
+def test_weights_that_are_not_there(run, model, choice, words):
+    (run.parent / "there.pth").touch()
+    (run.parent / "planned").mkdir()
+    (run.parent / "planned/config.yaml").write_text("title: a plan\n")
+    with pytest.raises((ConfigError, CheckpointError), match=words):
+        read_start(config_with(model=str((run / model).resolve()), **choice), WORLD)
+
+
+def test_a_choice_of_no_model_is_refused():
+    with pytest.raises(ValueError, match="best is set, but model, which it is about, is not"):
+        config_with(best=True)
+    with pytest.raises(ValueError, match="best and epoch exclude each other"):
+        config_with(model="exp/run", best=True, epoch=2)
+
+
 @pytest.mark.slow
 def test_runs_start_from_it_and_go_on_without_it(recipe, finished):
     start = recipe.folder / "start.pt"
