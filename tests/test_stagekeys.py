@@ -148,5 +148,8 @@ def test_the_model_to_start_from_is_named_but_no_part_of_a_key(tmp_path, monkeyp
     assert start_path(config) == ""
     file.write_bytes(b"weights")
     assert start_path(config) == str(file)
+    (tmp_path / "exp/fold2").mkdir(parents=True)
+    folds = load_config(None, ["corpus={name: esc50, fold: 2}", f"init.model={tmp_path / 'exp'}"])
+    assert start_path(folds) == str(tmp_path / "exp/fold2")
     assert stage_keys(config) == without
     assert changed(without, stage_keys(load_config(None, [f"init.model={file}"]))) == ["5", "6", "7", "8"]

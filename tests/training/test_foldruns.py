@@ -23,7 +23,7 @@ TABLE = LabelTable([Label(index, name, name) for index, name in enumerate(("dog"
 CONFIG = load_config(ROOT / "egs/esc50/conf/ast_tiny.yaml", ["training.epochs=2"]).model_dump(mode="json")
 
 
-def write_fold(exp_dir, fold, *overrides, epoch=2, labels=TABLE, of=None):
+def write_fold(exp_dir, fold, *overrides, epoch=2, labels=TABLE, of=None, start=None):
     """A finished run of a fold, as stages 5 and 6 leave it."""
     folder = exp_dir / f"fold{fold}"
     config = copy.deepcopy(CONFIG)
@@ -39,6 +39,7 @@ def write_fold(exp_dir, fold, *overrides, epoch=2, labels=TABLE, of=None):
         "labels": labels.to_rows(),
         "coverage": {"valid": {"same_as": "eval"}},
         "best": None,
+        "init": start,
         "validations": [
             {"file": f"epoch-{n}.pt", "epoch": n, "step": 3 * n, "value": 0.1 * fold + 0.01 * n}
             for n in range(1, epoch + 1)
@@ -97,6 +98,19 @@ def test_what_does_not_make_another_experiment_may_differ(tmp_path):
         write_fold(tmp_path / "early", fold, ("training.patience", 1), epoch=3 - fold)
     assert len(read_folds(tmp_path / "older", 2)) == 2
     assert [max(run.by_epoch) for run in read_folds(tmp_path / "early", 2)] == [2, 1]
+
+
+def test_folds_start_from_one_model_or_each_from_that_of_its_own_fold(tmp_path):
+    def starts(name, *folds):
+        for fold, behind in zip((1, 2), folds, strict=True):
+            start = {"sha256": {"epoch-2.pt": f"digest {fold}"}, "folds": behind}
+            write_fold(tmp_path / name, fold, start=start)
+        return tmp_path / name
+
+    assert len(read_folds(starts("own", [["esc50", 1]], [["esc50", 2]]), 2)) == 2
+    for name, folds in (("other", ([], [])), ("mixed", ([["esc50", 1]], []))):
+        with pytest.raises(CheckpointError, match="did not start from the same model as fold 1"):
+            read_folds(starts(name, *folds), 2)
 
 
 def test_missing_folds_are_named(tmp_path):

@@ -16,7 +16,7 @@ from audiotag.prediction.members import find_members
 from audiotag.prediction.memberscores import ModelScorer
 from audiotag.training.averaging import choose_weights
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint
-from audiotag.training.otherfolds import Fold, fold_here, folds_behind, refuse_other_folds
+from audiotag.training.otherfolds import Fold, all_folds, fold_here, folds_behind, refuse_other_folds
 from audiotag.training.starting import find_start, read_start
 from tests.conftest import Recipe
 from tests.corpora.publishedcorpora import make_esc50
@@ -149,6 +149,13 @@ def test_folds_come_along_with_weights(folds, inside, tmp_path):
     config = config_with(f"init.model={tmp_path}")
     with pytest.raises(ConfigError, match=r"epoch-1.pt comes of a training for fold 2"):
         find_start(config.init, HERE)
+
+
+def test_a_run_has_the_folds_of_its_own_of_its_start_and_of_its_teachers():
+    start, taught = {"folds": [["esc50", 2]]}, [HERE, Fold("a", 3)]
+    assert all_folds(None, start, taught) == [["a", 3], ["esc50", 1], ["esc50", 2]]
+    assert all_folds(HERE, {"model": "of an older version"}) == [["esc50", 1]]
+    assert all_folds(None, None) == []
 
 
 def test_what_older_files_and_models_without_folds_say(inside, tmp_path):

@@ -131,6 +131,7 @@ def test_formats_of_other_toolkits_hold_it(probe, recipe, exported):
         assert_says_what_evaluation_said(model.tagger, probe, recipe, TOLERANCE.get(kind, 1e-4))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")
 def test_programs_for_other_runtimes_hold_it(probe, recipe, exported):
     script = torch.jit.load(exported("torchscript") / "model.ts")
     session = pytest.importorskip("onnxruntime").InferenceSession(str(exported("onnx") / "model.onnx"))
