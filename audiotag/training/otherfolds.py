@@ -15,7 +15,7 @@ import torch
 
 from audiotag.config import Config
 from audiotag.data.splits import read_coverage
-from audiotag.errors import CheckpointError, ConfigError
+from audiotag.errors import ConfigError
 from audiotag.export.package import read_description
 from audiotag.training.checkpoint import FORMAT
 
@@ -58,20 +58,16 @@ def folds_behind(path: Path) -> list[Fold]:
 
     A file that cannot be read says nothing here: what opens it will complain.
     """
-    if path.is_dir():
-        try:
-            info = read_description(path).get("info") or {}
-        except CheckpointError:
-            return []
-        return folds_in(info, {})
     try:
+        if path.is_dir():
+            return folds_in(read_description(path).get("info") or {}, {})
         # Of mapped files only the plain values are read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:
+        return folds_in(state, state["config"]) if state["format"] == FORMAT else []
+    except (
+        Exception
+    ):  # arbitrary bytes make torch's reader fail in many ways, and what is read may be anything
         return []
-    if not isinstance(state, Mapping) or state.get("format") != FORMAT:
-        return []
-    return folds_in(state, state.get("config") or {})
 
 
 def folds_in(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[Fold]:
