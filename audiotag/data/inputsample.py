@@ -1,5 +1,5 @@
-"""What a few clips hold, in few numbers: by them a store of rows knows whether clips have changed since, behind
-an unchanged manifest.
+"""What a few clips hold, in few numbers: by them a store of rows knows whether clips have changed since then,
+behind an unchanged manifest.
 
 Dates and sizes of files would change with a copy, and hashes with a decoder's last digit. So these are levels
 of parts of a clip, the natural logarithm of energy, which are compared with some tolerance: they tell other
@@ -86,10 +86,7 @@ def check_sample(path: Path, levels: NDArray[np.float32]) -> None:
     # Comparing with NaN is false: a clip that could not be read once is not told from another.
     changed = (np.abs(kept - levels) > TOLERANCE).any(axis=1)
     if changed.any():
-        raise ValueError(
-            f"{changed.sum()} of {len(levels)} compared clips do not hold what they held when {path.name} was "
-            "written"
-        )
+        raise ValueError(f"{changed.sum()} of {len(levels)} compared clips are not as {path.name} has them")
     if lost := int((np.isnan(levels) & ~np.isnan(kept)).any(axis=1).sum()):
         logger.warning(
             "%s: %d of %d clips that are compared cannot be read now: whether they have changed is not known",

@@ -29,7 +29,7 @@ def hear(taught, tmp_path):
     shutil.copytree(taught.folder / "data" / "manifests", tmp_path / "data" / "manifests")
 
     def start(*options: str, processes: int = 1) -> tuple[Run, Path]:
-        arguments = (*ARGUMENTS, *options, "--data-dir", str(tmp_path / "data"))
+        arguments = ("teacher_scores", *ARGUMENTS, *options, "--data-dir", str(tmp_path / "data"))
         module = "tests.distillation.small_blocks"
         return Run(taught, *arguments, processes=processes, module=module), tmp_path / "data" / "teacher"
 
@@ -43,6 +43,7 @@ def finished(run: Run, folder: Path) -> np.ndarray:
     assert sorted(path.name for path in store.iterdir()) == [
         ".run.lock",
         "ids.npy",
+        "inputs.npz",
         "scores.npy",
         "store.json",
     ]
@@ -102,18 +103,6 @@ def test_asked_to_stop_it_says_where_it_was(hear, processes):
     assert code == 75 or processes > 1
     assert re.search(r"stopped by SIGTERM after \d of 9 blocks of the teachers' scores; the same", run.output)
     assert len(list(folder.glob("*/blocks/[0-9]*.npz"))) < 9
-
-
-@pytest.mark.slow
-def test_a_second_run_waits_its_turn(hear):
-    run, folder = hear()
-    assert run.wait_until(lambda: any(folder.glob("*/blocks/*.npz")), every_s=0.005)
-    run.process.send_signal(signal.SIGSTOP)
-    other, _ = hear()
-    assert other.wait() == 2
-    assert "error: another run is making the teachers' scores in" in other.output
-    run.process.send_signal(signal.SIGCONT)
-    finished(run, folder)
 
 
 @pytest.mark.slow
