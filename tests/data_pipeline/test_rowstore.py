@@ -19,7 +19,7 @@ from audiotag.errors import DataError, StorageError
 
 IDS = np.array([f"clip{number}".encode() for number in range(7)])
 LOGITS = np.arange(21, dtype=np.float32).reshape(7, 3) - 10.3
-INPUTS = np.linspace(-9, 3, 4 * 16, dtype=np.float32).reshape(4, 16)
+INPUTS = np.linspace(-9, 3, 4 * 8, dtype=np.float32).reshape(4, 8)
 
 
 def store_in(folder, key="key") -> RowStore:
@@ -131,7 +131,7 @@ def but(*place: int, value: float) -> np.ndarray:
     [
         (INPUTS + np.float32(0.02), True),
         (but(1, value=np.nan), True),
-        (but(2, 5, value=INPUTS[2, 5] - 0.1), False),
+        (but(2, 5, value=INPUTS[2, 5] - 0.12), False),
         (INPUTS[:, :4], False),
     ],
     ids=["rounded", "unreadable", "quieter", "fewer"],

@@ -15,7 +15,7 @@ from tests.sweep.reading import Refusal
 IDS = np.array([f"clip{number}".encode() for number in range(40)])
 ROWS = np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)
 
-INPUTS = np.linspace(-9, 3, 4 * 16, dtype=np.float32).reshape(4, 16)
+INPUTS = np.linspace(-9, 3, 4 * 8, dtype=np.float32).reshape(4, 8)
 
 
 @pytest.fixture(params=["float16", "float32"])
