@@ -1,9 +1,9 @@
 """What a few clips hold, in few numbers: by them a store of rows knows whether clips have changed since then,
 behind an unchanged manifest.
 
-Dates of files would change with a copy, and hashes with a decoder's last digit. So these are levels of bands of
-frequency over a clip, natural logarithms of energy, which are compared with some tolerance. They tell other
-features and another volume, not that some clip outside of the sample was exchanged.
+Dates of files would change with a copy, and hashes with a decoder's last digit. So these are levels of bands
+of frequency over a clip, natural logarithms of energy, which are compared with some tolerance. They tell
+other features and another volume, not that some clip outside of the sample was exchanged.
 
 Shapes: K clips of the sample, P bands, S samples, T frames, F bins.
 """

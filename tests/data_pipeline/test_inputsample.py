@@ -106,6 +106,13 @@ def test_a_clip_that_cannot_be_read_is_not_compared(tmp_path, caplog):
     check_sample(tmp_path / "nothing.npz", levels)
 
 
+@pytest.mark.parametrize("other", [np.zeros((1, 8), np.float32), np.zeros((3, 8)), np.zeros((3, 8), "U1")])
+def test_levels_of_another_kind_are_not_compared(tmp_path, other):
+    keep_sample(tmp_path / "kept.npz", other)
+    with pytest.raises(ValueError, match=r"kept.npz has .* of shape \(., 8\), expected \(3, 8\)"):
+        check_sample(tmp_path / "kept.npz", np.zeros((3, 8), np.float32))
+
+
 def test_levels_of_silence_noise_and_the_shortest_clips():
     assert np.abs(levels_of(np.zeros(RATE, np.float32)) - np.log(1e-8)).max() < 1e-6
     hiss = 1e-5 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)

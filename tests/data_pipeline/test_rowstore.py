@@ -149,6 +149,9 @@ def test_rows_of_clips_that_have_changed_are_made_again(tmp_path, caplog, now, s
     store.prepare(now)
     assert store.missing_blocks() == ([] if same else [0, 1, 2])
     assert ("its blocks are made again" in caplog.text) is not same
+    # What was found first stays, so that small changes do not add up.
+    kept = np.load(store.inputs_path)["levels"]
+    np.testing.assert_array_equal(kept, INPUTS if same else now)
     store.write_block(0, LOGITS[:3])
     store.prepare(now)
     assert 0 not in store.missing_blocks()

@@ -102,6 +102,19 @@ def test_who_waits_goes_on_once_all_rows_are_there(students, suspended):
 
 
 @pytest.mark.slow
+def test_of_several_that_wait_one_takes_over(students, suspended):
+    waiters = [students.start() for _ in range(2)]
+    assert all(waits(waiter) for waiter in waiters)
+    kept = students.blocks()
+    suspended.kill()
+    for waiter in waiters:
+        assert waiter.wait() == 0, waiter.output
+    hearing = [waiter for waiter in waiters if "teachers hear" in waiter.output]
+    assert len(hearing) == 1, [waiter.output for waiter in waiters]
+    assert f"in {BLOCKS} blocks, {len(kept)} of which are done" in hearing[0].output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_who_waits_takes_over_from_a_killed_run(students, suspended, processes):
     waiter = students.start(processes=processes)
@@ -137,8 +150,7 @@ def test_processes_wait_together_for_longer_than_they_would_for_each_other(stude
     assert waits(waiter), waiter.output
     time.sleep(12)
     assert waiter.process.poll() is None, waiter.output
-    for pid in waiter.ranks():
-        os.kill(pid, signal.SIGTERM)
+    os.kill(waiter.ranks()[1], signal.SIGTERM)
     waiter.wait()  # with a code of torchrun's own
     assert waiter.output.count("stopped by SIGTERM while it waited for another run") == 1
     assert "error:" not in waiter.output, waiter.output

@@ -89,6 +89,11 @@ def test_nobody_is_waited_for_where_nobody_is(store):
     assert sorted(path.name for path in store.folder.iterdir()) == before
 
 
+def test_what_another_run_finished_until_the_lock_was_taken_is_not_made_again(store, monkeypatch):
+    monkeypatch.setattr(turns, "running_in", lambda *_, **__: finish(store))
+    assert not turn(store)[0]
+
+
 def test_a_run_whose_locks_are_not_seen_is_waited_for_while_it_beats(store, quick, caplog):
     caplog.set_level(logging.INFO)
     with held_elsewhere(store):
