@@ -29,10 +29,6 @@ from audiotag.errors import ConfigError, StorageError
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".run.lock"
-TRAINING = (
-    "another run is training in {folder}{holder}: wait for it or stop it, or take another experiment folder "
-    "(./run.sh --tag)"
-)
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 # Seconds between two touches of the file, and without one after which its holder counts as gone.
@@ -51,15 +47,11 @@ class Occupied(ConfigError):
 
 
 @contextmanager
-def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
+def lock_run(exp_dir: Path) -> Iterator[None]:
     """Hold the folder for this process; a second run in it is refused, with the holder's host and process.
 
     The system takes the lock back however the process ends, so a file left by a dead one is no obstacle.
     To be called by the first process of a run only. What a killed run left half written is removed.
-
-    Args:
-        exp_dir: the folder.
-        refusal: what the second run is told of `folder` and its `holder`.
     """
     path = exp_dir / LOCK_NAME
     try:
@@ -72,9 +64,9 @@ def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
         ) from None
     left = threading.Event()
     with file:
-        acquire(file, exp_dir, refusal)
+        acquire(file, exp_dir)
         if holder := beating_holder(path, read_holder(file)):
-            raise Occupied(refusal.format(folder=exp_dir, holder=in_words(holder)))
+            raise occupied(exp_dir, holder)
         describe_holder(file)
         remove_leftovers(exp_dir)
         threading.Thread(target=beat, args=(path, left), name="lock", daemon=True).start()
@@ -87,7 +79,7 @@ def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
             file.truncate(0)
 
 
-def acquire(file: IO[str], exp_dir: Path, refusal: str) -> None:
+def acquire(file: IO[str], exp_dir: Path) -> None:
     """Take the lock of an open file, or say who has it."""
     deadline = time.monotonic() + WAIT_FOR_DYING_S
     while True:
@@ -109,8 +101,16 @@ def acquire(file: IO[str], exp_dir: Path, refusal: str) -> None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
         if time.monotonic() > deadline:
-            raise Occupied(refusal.format(folder=exp_dir, holder=in_words(read_holder(file))))
+            raise occupied(exp_dir, read_holder(file))
         time.sleep(0.1)
+
+
+def occupied(exp_dir: Path, holder: dict[str, Any] | None) -> Occupied:
+    """The error for a second run in a folder."""
+    return Occupied(
+        f"another run is training in {exp_dir}{in_words(holder)}: wait for it or stop it, or take another "
+        "experiment folder (./run.sh --tag)"
+    )
 
 
 def beating_holder(
