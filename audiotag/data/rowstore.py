@@ -3,12 +3,14 @@
 A store is a folder:
     <name>.npy    (N,W) numbers; NaN for a clip that could not be read
     ids.npy       (N,) ids of the clips as UTF-8 bytes
+    inputs.npz    what a few of the clips held when the first block was made (`inputsample.py`); stores that
+                  are older than this file have none, and are taken as they are
     store.json    what the rows were made of, the key that stands for it, and the CRCs of those files; written
                   last
     blocks/       while it is being made: the finished blocks of rows, each an .npz file, which has a CRC
 
-Hours of a model's work are in it, of which nobody would notice a changed bit: each start compares the CRCs
-once, and what does not fit is made again.
+Hours of a model's work are in it, of which nobody would notice a changed bit, nor that features were stored
+anew: each start compares the CRCs, and those few clips, once, and what does not fit is made again.
 
 Numbers beyond the range of their type are kept as its largest.
 
@@ -33,6 +35,7 @@ from numpy.typing import NDArray
 
 from audiotag.arrayfiles import read_array, read_arrays
 from audiotag.atomic import atomic_write
+from audiotag.data.inputsample import check_sample, keep_sample
 from audiotag.data.stagefiles import parse_object
 from audiotag.errors import DataError, StorageError
 from audiotag.seal import file_checksum, sealed
@@ -110,6 +113,11 @@ class RowStore:
         return self.folder / "ids.npy"
 
     @property
+    def inputs_path(self) -> Path:
+        """The file of what some of the clips held."""
+        return self.folder / "inputs.npz"
+
+    @property
     def description_path(self) -> Path:
         """The file that says what the others are."""
         return self.folder / "store.json"
@@ -124,8 +132,13 @@ class RowStore:
         first = block * self.block_clips
         return range(first, min(first + self.block_clips, self.num_clips))
 
-    def is_complete(self) -> bool:
-        """Whether all rows are there as they were written. It reads them all: for one process, once."""
+    def is_complete(self, inputs: NDArray[np.float32]) -> bool:
+        """Whether all rows are there as they were written, of clips that have not changed. It reads them all:
+        for one process, once.
+
+        Args:
+            inputs: what `sample_inputs` finds in the clips now.
+        """
         path = self.description_path
         try:
             content = path.read_bytes()
@@ -134,6 +147,7 @@ class RowStore:
         try:
             description = parse_object(content)
             self.check_files(description)
+            check_sample(self.inputs_path, inputs)
         except ValueError as error:
             logger.warning("%s: %s; %s are made again", path, error, self.kind.what)
             return False
@@ -183,12 +197,21 @@ class RowStore:
             raise ValueError(f"expected {expected} {self.kind.dtype}, found {rows.shape} {rows.dtype}")
         return rows
 
-    def prepare(self) -> None:
-        """Remove what cannot be used, whole or half written, and refuse to begin what the disk cannot hold:
-        for a moment all rows are there twice."""
+    def num_finished(self) -> int:
+        """Clips of the blocks that are there, for messages: one look at their folder."""
+        return min(len(list(self.folder.glob("blocks/[0-9]*.npz"))) * self.block_clips, self.num_clips)
+
+    def prepare(self, inputs: NDArray[np.float32]) -> None:
+        """Remove what cannot be used, whole, half written or of other inputs, and refuse to begin what the
+        disk cannot hold: for a moment all rows are there twice.
+
+        Args:
+            inputs: what `sample_inputs` finds in the clips now.
+        """
         unusable = [self.description_path, self.path, self.ids_path, *self.folder.glob(".*.tmp")]
         for path in [*unusable, *self.damaged_blocks()]:
             path.unlink(missing_ok=True)
+        self.drop_outdated(inputs)  # once no description is left: new inputs must not vouch for old rows
         rows = self.num_clips + self.block_clips * len(self.missing_blocks())
         size = np.dtype(self.kind.dtype).itemsize
         needed, free = rows * self.width * size, shutil.disk_usage(self.folder).free
@@ -198,6 +221,18 @@ class RowStore:
                 f"{self.folder}, where {free / 1e9:.2f} GB are free: free some, or make its parent a link to "
                 "another disk"
             )
+
+    def drop_outdated(self, inputs: NDArray[np.float32]) -> None:
+        """Remove the blocks where clips have changed since the first of them was made."""
+        try:
+            check_sample(self.inputs_path, inputs)
+        except ValueError as error:
+            if self.num_finished():
+                logger.warning("%s: %s; its blocks are made again", self.folder, error)
+            self.drop_blocks()
+            self.inputs_path.unlink()
+        if not self.inputs_path.exists():
+            keep_sample(self.inputs_path, inputs)
 
     def damaged_blocks(self) -> Iterator[Path]:
         """The files of blocks that are there and not as they were written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from audiotag.config import Config
 from audiotag.data.dataset import Batch, ClipDataset
+from audiotag.data.inputsample import sample_inputs
 from audiotag.data.loader import Loader, open_workers
 from audiotag.data.loading import Unreadable
 from audiotag.data.padding import PaddedRows
@@ -20,8 +21,8 @@ from audiotag.data.rowstore import RowStore
 from audiotag.distributed import World
 from audiotag.errors import DataError, StoppedBySignal
 from audiotag.logs import progress
-from audiotag.training.runlock import lock_run
 from audiotag.training.signals import StopRequest
+from audiotag.training.turns import take_turn
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def fill_store(
     world: World,
     stop: StopRequest,
 ) -> None:
-    """Make the rows of a store where they are not there yet; what an earlier run has finished is kept.
+    """Make the rows of a store where they are not there yet; what an earlier run has finished is kept, and a
+    run that is at it is waited for.
 
     Args:
         store: where the rows belong.
@@ -86,18 +88,15 @@ def fill_store(
         world: the processes.
         stop: tells whether a signal asked to stop.
     """
-    # It reads the store whole, which one process does for all.
-    if world.gather(world.is_main and store.is_complete())[0]:
-        return
-    busy = f"another run is making {store.kind.what} in {{folder}}{{holder}}: wait for it, or stop it"
-    with lock_run(store.folder, busy) if world.is_main else nullcontext():
-        if world.gather(world.is_main and store.is_complete())[0]:  # by a run that had the folder until now
-            return
-        make_rows(store, info, config, dataset, hearer, world, stop)
+    inputs = sample_inputs(dataset) if world.is_main else None
+    with ExitStack() as held:
+        if take_turn(store, inputs, held, world, stop):
+            make_rows(store, inputs, info, config, dataset, hearer, world, stop)
 
 
 def make_rows(
     store: RowStore,
+    inputs: np.ndarray | None,
     info: dict[str, Any],
     config: Config,
     dataset: HeardClips,
@@ -105,7 +104,10 @@ def make_rows(
     world: World,
     stop: StopRequest,
 ) -> None:
-    """Make what is missing of a store; see `fill_store`."""
+    """Make what is missing of a store whose folder the first process holds; see `fill_store`.
+
+    `inputs` is what `sample_inputs` found in the clips; only the first process needs it.
+    """
     if world.is_main:
         name = store.folder.name.rsplit("-", 1)[0]
         if others := [path.name for path in store.folder.parent.glob(f"{name}-*") if path != store.folder]:
@@ -114,7 +116,7 @@ def make_rows(
                 "needs them",
                 ", ".join(others),
             )
-        store.prepare()
+        store.prepare(inputs)
     hearer.get_ready()
     missing = world.gather(store.missing_blocks())[0]
     done = store.num_blocks - len(missing)

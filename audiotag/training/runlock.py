@@ -18,7 +18,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -29,10 +29,6 @@ from audiotag.errors import ConfigError, StorageError
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".run.lock"
-TRAINING = (
-    "another run is training in {folder}{holder}: wait for it or stop it, or take another experiment folder "
-    "(./run.sh --tag)"
-)
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 # Seconds between two touches of the file, and without one after which its holder counts as gone.
@@ -46,16 +42,16 @@ WAIT_FOR_DYING_S = 5.0
 LEFT_BEHIND = re.compile(r"\.(epoch-\d+\.pt|step-\d+\.pt|config\.yaml|divergence-.*\.pt)\.[0-9a-f]+\.tmp")
 
 
+class Occupied(ConfigError):
+    """Another run holds the folder."""
+
+
 @contextmanager
-def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
+def lock_run(exp_dir: Path) -> Iterator[None]:
     """Hold the folder for this process; a second run in it is refused, with the holder's host and process.
 
     The system takes the lock back however the process ends, so a file left by a dead one is no obstacle.
     To be called by the first process of a run only. What a killed run left half written is removed.
-
-    Args:
-        exp_dir: the folder.
-        refusal: what the second run is told of `folder` and its `holder`.
     """
     path = exp_dir / LOCK_NAME
     try:
@@ -68,9 +64,9 @@ def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
         ) from None
     left = threading.Event()
     with file:
-        acquire(file, exp_dir, refusal)
+        acquire(file, exp_dir)
         if holder := beating_holder(path, read_holder(file)):
-            raise ConfigError(refusal.format(folder=exp_dir, holder=in_words(holder)))
+            raise occupied(exp_dir, holder)
         describe_holder(file)
         remove_leftovers(exp_dir)
         threading.Thread(target=beat, args=(path, left), name="lock", daemon=True).start()
@@ -83,7 +79,7 @@ def lock_run(exp_dir: Path, refusal: str = TRAINING) -> Iterator[None]:
             file.truncate(0)
 
 
-def acquire(file: IO[str], exp_dir: Path, refusal: str) -> None:
+def acquire(file: IO[str], exp_dir: Path) -> None:
     """Take the lock of an open file, or say who has it."""
     deadline = time.monotonic() + WAIT_FOR_DYING_S
     while True:
@@ -105,16 +101,36 @@ def acquire(file: IO[str], exp_dir: Path, refusal: str) -> None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
         if time.monotonic() > deadline:
-            raise ConfigError(refusal.format(folder=exp_dir, holder=in_words(read_holder(file))))
+            raise occupied(exp_dir, read_holder(file))
         time.sleep(0.1)
 
 
-def beating_holder(path: Path, holder: dict[str, Any] | None) -> dict[str, Any] | None:
+def occupied(exp_dir: Path, holder: dict[str, Any] | None) -> Occupied:
+    """The error for a second run in a folder."""
+    return Occupied(
+        f"another run is training in {exp_dir}{in_words(holder)}: wait for it or stop it, or take another "
+        "experiment folder (./run.sh --tag)"
+    )
+
+
+def beating_holder(
+    path: Path,
+    holder: dict[str, Any] | None,
+    *,
+    level: int = logging.INFO,
+    in_haste: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
     """The holder whom a lock file names, if it lives although the file could be locked, because locks do not
     reach from its machine to this one.
 
     Times are those of the file system, since clocks of machines differ. The file is not opened: closing it
     would end this process' own lock on it.
+
+    Args:
+        path: the lock file.
+        holder: whom it names.
+        level: of the message that this may take a while.
+        in_haste: whether to listen no longer; the holder then counts as alive.
     """
     if holder is None or (holder["host"] == socket.gethostname() and not is_alive(holder["pid"])):
         return None
@@ -125,11 +141,11 @@ def beating_holder(path: Path, holder: dict[str, Any] | None) -> dict[str, Any] 
         silent_s = (os.fstat(now.fileno()).st_mtime_ns - touched) / 1e9
     if silent_s > SILENCE_S:
         return None
-    logger.info("waiting up to %g s to see whether%s still lives", SILENCE_S, in_words(holder))
+    logger.log(level, "waiting up to %g s to see whether%s still lives", SILENCE_S, in_words(holder))
     deadline = time.monotonic() + SILENCE_S
     while time.monotonic() < deadline:
         time.sleep(min(0.5, BEAT_S / 10))
-        if path.stat().st_mtime_ns != touched:
+        if path.stat().st_mtime_ns != touched or in_haste():
             return holder
     return None
 
@@ -155,8 +171,14 @@ def beat(path: Path, left: threading.Event) -> None:
             os.utime(path)
 
 
-def running_in(exp_dir: Path) -> str | None:
-    """Who holds a folder, as a part of a sentence; None when nobody does. Nothing is changed."""
+def running_in(exp_dir: Path, **listening: Any) -> str | None:
+    """Who holds a folder, as a part of a sentence, empty for one who is not named yet; None when nobody does.
+    Nothing is changed.
+
+    Args:
+        exp_dir: the folder.
+        listening: how a beat is listened for, see `beating_holder`.
+    """
     path = exp_dir / LOCK_NAME
     try:
         file = path.open("r+", encoding="utf-8")
@@ -170,7 +192,7 @@ def running_in(exp_dir: Path) -> str | None:
                 return in_words(read_holder(file))
         holder = read_holder(file)
     # Closing has given the lock back: a run that starts while a beat is listened for must get it.
-    holder = beating_holder(path, holder)
+    holder = beating_holder(path, holder, **listening)
     return in_words(holder) if holder else None
 
 

@@ -19,6 +19,7 @@ from audiotag.errors import DataError, StorageError
 
 IDS = np.array([f"clip{number}".encode() for number in range(7)])
 LOGITS = np.arange(21, dtype=np.float32).reshape(7, 3) - 10.3
+INPUTS = np.linspace(-9, 3, 4 * 8, dtype=np.float32).reshape(4, 8)
 
 
 def store_in(folder, key="key") -> RowStore:
@@ -37,9 +38,9 @@ def test_blocks_become_one_file_that_is_mapped_into_memory(tmp_path):
     store = store_in(tmp_path)
     assert [list(store.positions(block)) for block in range(3)] == [[0, 1, 2], [3, 4, 5], [6]]
     store.write_block(1, LOGITS[3:6])
-    assert store.missing_blocks() == [0, 2] and not store.is_complete()
+    assert store.missing_blocks() == [0, 2] and not store.is_complete(INPUTS)
     store = filled(tmp_path)
-    assert store.is_complete() and store.missing_blocks() == []
+    assert store.is_complete(INPUTS) and store.missing_blocks() == []
     store.drop_blocks()
     scores, ids = store.open()
     assert isinstance(scores, np.memmap) and scores.dtype == np.float16
@@ -85,26 +86,27 @@ def test_what_is_not_as_it_was_written_is_made_again(tmp_path, caplog):
     """Also what an earlier version made, whose files have no checksums."""
     for name in ("scores.npy", "ids.npy", "store.json"):
         store, path = filled(tmp_path), tmp_path / name
-        assert store.is_complete()
+        assert store.is_complete(INPUTS)
         content = bytearray(path.read_bytes())
         content[-6] ^= 1
         path.write_bytes(content)
-        assert not store.is_complete()
+        assert not store.is_complete(INPUTS)
         path.unlink()
-        assert not store.is_complete()
+        assert not store.is_complete(INPUTS)
     store = filled(tmp_path)
     (tmp_path / "store.json").write_text(json.dumps({"version": 1, "key": "key", "teachers": []}))
-    assert not store.is_complete()
+    assert not store.is_complete(INPUTS)
     for message in ("scores.npy is missing", "ids.npy was changed", "its checksum is another", "version 1"):
         assert message in caplog.text
-    store.prepare()
-    assert [path.name for path in tmp_path.iterdir()] == ["blocks"] and filled(tmp_path).is_complete()
+    store.prepare(INPUTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocks", "inputs.npz"]
+    assert filled(tmp_path).is_complete(INPUTS)
 
 
 def test_the_store_of_something_else_is_refused(tmp_path):
     filled(tmp_path)
     with pytest.raises(DataError, match="its key is not the folder's"):
-        store_in(tmp_path, key="another").is_complete()
+        store_in(tmp_path, key="another").is_complete(INPUTS)
 
 
 def test_a_damaged_block_is_made_again_and_the_others_are_kept(tmp_path, caplog):
@@ -113,21 +115,73 @@ def test_a_damaged_block_is_made_again_and_the_others_are_kept(tmp_path, caplog)
     content = bytearray(path.read_bytes())
     content[content.index(LOGITS[4].astype(np.float16).tobytes())] ^= 1
     path.write_bytes(content)
-    store.prepare()
+    store.prepare(INPUTS)
     assert store.missing_blocks() == [1] and f"{path} is damaged" in caplog.text
+
+
+def but(*place: int, value: float) -> np.ndarray:
+    """The inputs with one of them changed."""
+    changed = INPUTS.copy()
+    changed[place] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        (INPUTS + np.float32(0.02), True),
+        (but(1, value=np.nan), True),
+        (but(2, 5, value=INPUTS[2, 5] - 0.12), False),
+        (INPUTS[:, :4], False),
+    ],
+    ids=["rounded", "unreadable", "quieter", "fewer"],
+)
+def test_rows_of_clips_that_have_changed_are_made_again(tmp_path, caplog, now, same):
+    store = store_in(tmp_path)
+    store.prepare(INPUTS)
+    assert filled(tmp_path).is_complete(INPUTS)
+    assert store.is_complete(now) is same
+    lost = "1 of 4 clips that are compared cannot be read now" in caplog.text
+    assert lost is bool(np.isnan(now).any())
+    assert ("the teachers' scores are made again" in caplog.text) is not same
+    # What a run that was stopped has left.
+    store.description_path.unlink()
+    store.prepare(now)
+    assert store.missing_blocks() == ([] if same else [0, 1, 2])
+    assert ("its blocks are made again" in caplog.text) is not same
+    # What was found first stays, so that small changes do not add up.
+    kept = np.load(store.inputs_path)["levels"]
+    np.testing.assert_array_equal(kept, INPUTS if same else now)
+    store.write_block(0, LOGITS[:3])
+    store.prepare(now)
+    assert 0 not in store.missing_blocks()
+
+
+def test_new_inputs_do_not_vouch_for_old_rows(tmp_path, monkeypatch):
+    store = store_in(tmp_path)
+    store.prepare(INPUTS)
+    filled(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(StorageError):
+        store.prepare(INPUTS + 1)
+    assert not store.is_complete(INPUTS + 1)
+
+
+def test_older_stores_have_nothing_to_compare_with(tmp_path):
+    assert filled(tmp_path).is_complete(INPUTS + 1)
 
 
 def test_a_disk_that_is_too_small_is_known_before_anything_is_computed(tmp_path, monkeypatch):
     store = store_in(tmp_path)
     (tmp_path / ".scores.npy.77.tmp").write_bytes(b"half")
-    store.prepare()
-    assert list(tmp_path.iterdir()) == []
+    store.prepare(INPUTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["inputs.npz"]
     needed = (7 + 3 * 3) * 3 * 2
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed))
-    store.prepare()
+    store.prepare(INPUTS)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
     with pytest.raises(StorageError, match="scores of 7 clips need"):
-        store.prepare()
+        store.prepare(INPUTS)
 
 
 def test_rows_are_found_by_the_clips_ids():

@@ -15,21 +15,24 @@ from tests.sweep.reading import Refusal
 IDS = np.array([f"clip{number}".encode() for number in range(40)])
 ROWS = np.random.default_rng(0).standard_normal((40, 10)).astype(np.float32)
 
+INPUTS = np.linspace(-9, 3, 4 * 8, dtype=np.float32).reshape(4, 8)
+
 
 @pytest.fixture(params=["float16", "float32"])
 def store(tmp_path, request) -> RowStore:
     """A finished store that still has its blocks."""
     store = RowStore(tmp_path, "key", 40, 10, block_clips=25, kind=replace(SCORES, dtype=request.param))
+    store.prepare(INPUTS)
     for block in store.missing_blocks():
         store.write_block(block, ROWS[list(store.positions(block))])
     store.finish(IDS, {"teachers": ["a"]})
     return store
 
 
-@pytest.mark.parametrize("name", ["scores.npy", "ids.npy", "store.json"])
+@pytest.mark.parametrize("name", ["scores.npy", "ids.npy", "store.json", "inputs.npz"])
 def test_finished_stores(store, name):
     def opened() -> object:
-        if not store.is_complete():
+        if not store.is_complete(INPUTS):
             return Refusal("made again")
         rows, ids = store.open()
         return rows.tolist(), ids.tolist()
