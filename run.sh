@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # The staged driver of all recipes: from nothing to a table of results. `./run.sh` runs the embedded recipe
 # `mini`, `./run.sh --recipe NAME` another one, `./run.sh --help` prints all options.
+
+# Before anything else: a scheduler's notice that comes this early is kept, also for the calls below, until the driver
+# can answer it.
+trap 'export AUDIOTAG_NOTICED=yes' USR1
 set -euo pipefail
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
@@ -67,8 +71,8 @@ main() {
         return
     fi
     check_port
-    trap_signals
     describe_job
+    trap_signals
     # A stage's output goes through a pipe; progress bars go past it to the terminal.
     if [[ -t 2 ]]; then
         export AUDIOTAG_TERMINAL=/dev/tty

@@ -26,6 +26,8 @@ trap_signals() {
     trap 'stop_on_signal TERM 143' TERM
     trap 'stop_on_signal HUP 129' HUP
     trap 'stop_on_signal USR1 138' USR1
+    # The start of the driver, and of a job's script, keeps a notice that came before.
+    [[ ${AUDIOTAG_NOTICED:-no} == no ]] || stop_on_signal USR1 138
 }
 
 # run_logged LOG FILTER COMMAND...: run a program, append its output to LOG and show what FILTER (a command
