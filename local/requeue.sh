@@ -1,4 +1,4 @@
-# Queueing a Slurm job again: when what runs should end for it, and how often. Sourced; needs log.sh, lock.sh,
+# Queueing a Slurm job again: when what runs should end for it, and how often. Sourced; needs log.sh, lock.sh, output.sh,
 # allocation.sh and the driver's settings.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2153  # settings come from and go to the other files

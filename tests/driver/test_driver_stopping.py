@@ -106,7 +106,7 @@ the end
 def test_only_a_real_failure_is_reported_by_the_launcher(first, is_shown):
     report = REPORT.format(rule="=" * 60, first=first)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "source local/log.sh; source local/process.sh; hide_stops"],
+        ["bash", "-euo", "pipefail", "-c", "source local/log.sh; source local/process.sh; source local/output.sh; hide_stops"],
         cwd=Path(__file__).parents[2],
         input=report,
         capture_output=True,
