@@ -2,20 +2,33 @@
 # Sourced; needs log.sh and process.sh.
 # shellcheck shell=bash
 
+# How torchrun names the ends of processes that were asked to: saved, or interrupted before there was anything to save.
+readonly ASKED="($STOPPED|130|-2)"
+
 # Pass stdin on without what torchrun has to say of processes that were asked to stop or must not start again.
 hide_torchrun() {
-    hide_hangups | hide_stops
+    hide_traces | hide_stops
 }
 
-# Pass stdin on without the traceback of a torchrun that was ended by SIGHUP, as such processes end it.
-hide_hangups() {
+# Pass stdin on without anything that torchrun says itself.
+hide_launcher() {
+    hide_traces | sed -u -E '/^(W[0-9]{4} .*torch\/distributed|\*{20,}$)/d; /^E[0-9]{4} .*torch\/distributed/,$d'
+}
+
+# Pass stdin on without the tracebacks of what Ctrl-C has ended before it could take notice, as while it imports
+# modules, and of a torchrun that its own processes have ended by SIGHUP.
+hide_traces() {
     local line trace=()
+    local begins='^(Traceback \(most recent call last\):|Fatal Python error: init_import_site: .*)$'
+    local goes_on='^( .*|Python runtime state: .*|Traceback \(most recent call last\):)$'
+    local ends='^(KeyboardInterrupt|.*\.SignalException: .* got signal: [12])$'
+    local warns='^W[0-9]{4} .*(closing signal SIG(HUP|INT)|Received [12] death signal)'
     while IFS= read -r line || [[ -n $line ]]; do
-        if [[ $line == 'Traceback (most recent call last):' || (${#trace[@]} -gt 0 && $line == ' '*) ]]; then
+        if [[ $line =~ $begins || (${#trace[@]} -gt 0 && $line =~ $goes_on) ]]; then
             trace+=("$line")
-        elif [[ $line =~ \.SignalException:\ .*\ got\ signal:\ 1$ ]]; then
+        elif [[ ${#trace[@]} -gt 0 && $line =~ $ends ]]; then
             trace=()
-        elif [[ ! $line =~ ^W[0-9]{4}\ .*\ (closing\ signal\ SIGHUP|Received\ 1\ death\ signal) ]]; then
+        elif [[ ! $line =~ $warns ]]; then
             printf '%s\n' ${trace[@]+"${trace[@]}"} "$line"
             trace=()
         fi
@@ -23,17 +36,13 @@ hide_hangups() {
     ((${#trace[@]} == 0)) || printf '%s\n' "${trace[@]}"
 }
 
-# Pass stdin on without anything that torchrun says itself.
-hide_launcher() {
-    sed -u -E '/^(W[0-9]{4} .*torch\/distributed|\*{20,}$)/d; /^E[0-9]{4} .*torch\/distributed/,$d'
-}
-
 # Pass stdin on without torchrun's report of processes that have only stopped as they were asked to.
 hide_stops() {
     local line rules held=()
+    local begins="^E[0-9]{4} .* failed \\(exitcode: $ASKED\\)"
     while IFS= read -r line || [[ -n $line ]]; do
         # From torchrun's first word on it to the second rule of its table.
-        if ((${#held[@]} == 0)) && [[ ! $line =~ ^E[0-9]{4}\ .*\ failed\ \(exitcode:\ $STOPPED\) ]]; then
+        if ((${#held[@]} == 0)) && [[ ! $line =~ $begins ]]; then
             printf '%s\n' "$line"
             continue
         fi
@@ -52,7 +61,7 @@ hide_stops() {
 show_failures() {
     local code
     while read -r code; do
-        if [[ $code != "$STOPPED" ]]; then
+        if [[ ! $code =~ ^$ASKED$ ]]; then
             printf '%s\n' "${held[@]}"
             return
         fi
