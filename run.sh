@@ -49,6 +49,8 @@ source "$ROOT/local/launch.sh"
 source "$ROOT/local/submitted.sh"
 # shellcheck source=local/jobs.sh
 source "$ROOT/local/jobs.sh"
+# shellcheck source=local/left.sh
+source "$ROOT/local/left.sh"
 
 main() {
     parse_options "$@"
@@ -86,6 +88,7 @@ main() {
     cd -- "$RECIPE_DIR"
     read_keys
     [[ ${OPT[check]} == no ]] || look_first
+    refuse_beside_jobs
     if runs_all_folds; then
         run_folds "$@"
         return
