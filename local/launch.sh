@@ -170,9 +170,8 @@ print_script() {
     printf '#SBATCH --output="%s"\n' "${SCRIPT_DIR//%/%%}/$log_name"
     # A job that is queued again would otherwise begin its log anew.
     printf '#SBATCH %s\n' --open-mode=append --kill-on-invalid-dep=yes ${3:+"--array=$3"}
-    # The lines of `setup` may take their time. Ignored, the signal could not be heard by what comes after them.
-    printf '%s\n' "trap 'export AUDIOTAG_NOTICED=yes' USR1" 'export AUDIOTAG_SUBMITTED=yes'
     sed -n "s/^$2\t//p" <<<"$HEADS"
+    printf 'export AUDIOTAG_SUBMITTED=yes\n'
     for name in AUDIOTAG_PYTHON $RECIPE_VARIABLES; do
         [[ $name != AUDIOTAG_PYTHON ]] || local AUDIOTAG_PYTHON=$PYTHON
         [[ -z ${!name+set} ]] || printf 'export %s\n' "$(quote_command "$name=${!name}")"

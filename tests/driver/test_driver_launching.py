@@ -51,6 +51,9 @@ def test_a_dry_run_prints_the_chain(tree, drive):
     assert "export MINI_TRAIN_CLIPS=30" in train
     # Before the lines of `setup`, which may take their time.
     assert train.index("trap 'export AUDIOTAG_NOTICED=yes' USR1") < train.index("true")
+    # Slurm reads no options behind the first command.
+    options = [line.startswith("#SBATCH ") for line in train]
+    assert options == sorted(options, reverse=True)
     assert "--stage 5 --stop-stage 5" in train[-1]
     assert "--set training.epochs=5" in train[-1]
     assert "--launcher" not in train[-1]
