@@ -110,12 +110,15 @@ list_data_jobs() {
 # Leave with a message where jobs that were submitted are about to do what this run would do here: tasks of an array
 # work without a lock, and a job that finds its training begun by another would fail.
 refuse_beside_jobs() {
-    local first index noted=() LOG_LABEL=slurm SCRIPT_DIR=$PWD/$EXP_DIR/log/slurm
+    local first index noted LOG_LABEL=slurm SCRIPT_DIR=$PWD/$EXP_DIR/log/slurm
     [[ $IS_SUBMITTED == no && $IS_PART == no ]] || return 0
+    mapfile -t noted < <(list_data_jobs)
+    read_jobs
+    # To look at what is done takes a while, and most runs have no jobs.
+    ((${#noted[@]} + ${#JOB_IDS[@]})) || return 0
     first=$(first_to_do)
     ((${first:-6} <= 5)) || return 0
-    ((first > 4)) || mapfile -t noted < <(list_data_jobs)
-    read_jobs
+    ((first <= 4)) || noted=()
     for index in "${!JOB_IDS[@]}"; do
         case ${JOB_NAMES[index]} in
             folds) noted+=("${JOB_IDS[index]}") ;;

@@ -58,6 +58,7 @@ def test_what_jobs_prepare_is_not_prepared_here_too(submit, slurm, chain, more):
     assert BEGUN in submit(*DATA, *more).stderr
 
 
+@pytest.mark.slow
 def test_training_is_not_begun_before_that_of_a_job(submit, slurm, chain):
     slurm.set_state("COMPLETED", 1, 2, 3, 4, 5, 6)
     train = ("--stage", "5", "--stop-stage", "5")
@@ -67,6 +68,7 @@ def test_training_is_not_begun_before_that_of_a_job(submit, slurm, chain):
         assert "jobs that do the same" not in submit(*others).stderr
 
 
+@pytest.mark.slow
 def test_folds_are_not_run_beside_their_array(submit, slurm):
     folds = ("--recipe", "esc50", "--config", "conf/ast_tiny.yaml", "--set", "corpus.dir=/corpora/esc50")
     assert submit("--launcher", "slurm", *folds).returncode == 0
@@ -102,6 +104,7 @@ def test_jobs_do_not_refuse_themselves(tree, chain, slurm):
     assert "finished in" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_squeue", [True, False])
 def test_where_slurm_does_not_answer_a_line_says_so(drive, slurm, chain, tmp_path, has_squeue):
     programs = tmp_path / "programs"
