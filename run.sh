@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # The staged driver of all recipes: from nothing to a table of results. `./run.sh` runs the embedded recipe
 # `mini`, `./run.sh --recipe NAME` another one, `./run.sh --help` prints all options.
+
+# Before anything else: a scheduler's notice that comes this early is kept, also for the calls below, until the driver
+# can answer it.
+trap 'export AUDIOTAG_NOTICED=yes' USR1
 set -euo pipefail
 
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
@@ -23,6 +27,8 @@ source "$ROOT/local/lock.sh"
 source "$ROOT/local/options.sh"
 # shellcheck source=local/process.sh
 source "$ROOT/local/process.sh"
+# shellcheck source=local/output.sh
+source "$ROOT/local/output.sh"
 # shellcheck source=local/environment.sh
 source "$ROOT/local/environment.sh"
 # shellcheck source=local/allocation.sh
@@ -43,6 +49,8 @@ source "$ROOT/local/launch.sh"
 source "$ROOT/local/submitted.sh"
 # shellcheck source=local/jobs.sh
 source "$ROOT/local/jobs.sh"
+# shellcheck source=local/left.sh
+source "$ROOT/local/left.sh"
 
 main() {
     parse_options "$@"
@@ -67,8 +75,8 @@ main() {
         return
     fi
     check_port
-    trap_signals
     describe_job
+    trap_signals
     # A stage's output goes through a pipe; progress bars go past it to the terminal.
     if [[ -t 2 ]]; then
         export AUDIOTAG_TERMINAL=/dev/tty
@@ -80,6 +88,7 @@ main() {
     cd -- "$RECIPE_DIR"
     read_keys
     [[ ${OPT[check]} == no ]] || look_first
+    refuse_beside_jobs
     if runs_all_folds; then
         run_folds "$@"
         return
@@ -247,48 +256,6 @@ stage_log() {
     else
         printf '%s\n' "$PWD/$EXP_DIR/log/stage$1$node.log"
     fi
-}
-
-# report_failure STATUS LOG SECONDS: say what failed and where to look, and leave with its status.
-report_failure() {
-    local lines first
-    mapfile -t lines < <(this_run "$2")
-    # The header, two lines, repeats what is said here.
-    first=$((${#lines[@]} > 22 ? ${#lines[@]} - 20 : 2))
-    {
-        log "FAILED with exit code $1 after $(format_duration "$3")"
-        (($1 != 137)) || printf '%s\n' "  the process was killed (SIGKILL), by the system perhaps for want of memory"
-        # With several processes the launcher's own report pushes the error far up.
-        printf '%s\n' "${lines[@]:0:first}" | grep -E '^error: ' | sort -u | head -n 3 | sed 's/^/  /' || true
-        printf '%s\n' "  command: cd $(quote_command "$PWD") && $(quote_command env "${ENVIRONMENT[@]}" "${COMMAND[@]}")"
-        printf '%s\n' "  end of the log:"
-        [[ ${#lines[@]} -le 2 ]] || printf '    | %s\n' "${lines[@]:first}"
-        printf '%s\n' "  whole log: $2"
-    } >&2
-    exit "$1"
-}
-
-# own_status STATUS LOG: print the exit code of the process that failed first: torchrun's own is 1 whatever
-# happened, also when it passed on a signal and all of them have stopped as they were asked to.
-own_status() {
-    local code
-    if (($1 != 0)) && this_run "$2" | grep -E '^stopped by SIG[A-Z0-9]+ after (update|[0-9]+ of) ' >/dev/null; then
-        printf '%s\n' "$STOPPED"
-        # In the handler of a signal, without a number, it would be that of what was interrupted.
-        return 0
-    fi
-    code=$(this_run "$2" |
-        sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p; s/^(\[rank [0-9]+\] )?not to be started again: exit code //p' |
-        tail -n 1)
-    code=${code:-$1}
-    # Torchrun gives the signal that ended a process as a negative number, a shell adds it to 128.
-    printf '%s\n' "$((code < 0 ? 128 - code : code))"
-}
-
-# Print the part of a log that belongs to the latest run; earlier ones stay in the file.
-this_run() {
-    # shellcheck disable=SC2016  # sed's own $
-    sed -n -E 'H; /^[-0-9]{10} [:0-9]{8} \[stage [0-9]: [a-z]+\] started$/h; ${x;p;}' "$1"
 }
 
 # Show the table of results once more when stage 7 was asked for but done before.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 
 
 class AudiotagError(Exception):
@@ -79,9 +81,11 @@ def run_command(main: Callable[[], None], verbose: bool | None = None) -> None:
     if verbose is None:
         verbose = "--verbose" in sys.argv[1:]
     try:
+        if signal.getsignal(signal.SIGINT) is leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_interrupted()
         sys.exit(EXIT_INTERRUPTED)
     except StoppedBySignal as stop:
         stop.say()
@@ -95,6 +99,26 @@ def run_command(main: Callable[[], None], verbose: bool | None = None) -> None:
         # One write a line, so that the lines of several processes do not run into each other.
         sys.stderr.write(f"error: {rank_prefix()}{message}\n")
         sys.exit(exit_code)
+
+
+def leave_at_interrupt() -> None:
+    """Have Ctrl-C end this process at once and in one line until `run_command` begins: imports, which take
+    seconds, would show their lines, or swallow the KeyboardInterrupt."""
+    # Where it is ignored, as in a background job, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, leave)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """A handler of signals for a process that has not begun its work."""
+    say_interrupted()
+    os._exit(EXIT_INTERRUPTED)
+
+
+def say_interrupted() -> None:
+    """One of several processes says it for all."""
+    if not rank_prefix():
+        os.write(2, b"interrupted\n")
 
 
 def describe(error: Exception) -> tuple[str, int]:

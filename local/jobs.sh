@@ -24,7 +24,7 @@ wait_for_jobs() {
             shown[$index]=$now
             case ${now%% *} in
                 COMPLETED | FORGOTTEN) ended=$((ended + 1)) ;;
-                PENDING | RUNNING) bad_before[$index]= ;;
+                PENDING | RUNNING | COMPLETING) bad_before[$index]= ;;
                 *)
                     # A lost or preempted job is queued again a moment later.
                     [[ -z ${bad_before[$index]-} ]] || report_job "$index" "$text"
@@ -85,11 +85,11 @@ pause() {
     wait $!
 }
 
-# list_states ID...: print `array|job|state|node` of all tasks of the jobs; fails where Slurm does not answer.
+# list_states ID...: print `array|job|state|node|name` of all tasks of the jobs; fails where Slurm does not answer.
 list_states() {
     local text list
     list=$(printf '%s\n' "$@" | paste -s -d , -)
-    if ! text=$(squeue -h -r -a -t all -j "$list" -o '%F|%i|%T|%B' 2>&1); then
+    if ! text=$(squeue -h -r -a -t all -j "$list" -o '%F|%i|%T|%B|%j' 2>&1); then
         # None of them is remembered any more.
         [[ $text == *'Invalid job id'* ]] || return 1
         return
@@ -99,12 +99,13 @@ list_states() {
 
 # state_of JOB TEXT: print the state of a job, or of an array as a whole, with its nodes.
 state_of() {
-    local array _ state node bad='' total=0 done=0 running=0 nodes=''
-    while IFS='|' read -r array _ state node; do
+    local array _ state node bad='' total=0 done=0 running=0 ending=0 nodes=''
+    while IFS='|' read -r array _ state node _; do
         [[ $array == "$1" ]] || continue
         total=$((total + 1))
         if [[ $state == COMPLETED ]]; then done=$((done + 1)); fi
         if [[ $state == RUNNING ]]; then running=$((running + 1)) nodes=" on $node"; fi
+        if [[ $state == COMPLETING ]]; then ending=$((ending + 1)) nodes=" on $node"; fi
         if [[ $state =~ $BAD_STATES && $bad != FAILED ]]; then bad=$state; fi
     done <<<"$2"
     if ((total == 0)); then
@@ -116,6 +117,8 @@ state_of() {
         printf 'COMPLETED\n'
     elif ((total > 1)); then
         printf '%s %s of %s done\n' "$( ((running || done)) && printf RUNNING || printf PENDING)" "$done" "$total"
+    elif ((ending)); then
+        printf 'COMPLETING%s\n' "$nodes"
     else
         printf '%s%s\n' "$( ((running)) && printf RUNNING || printf PENDING)" "$nodes"
     fi
@@ -123,9 +126,9 @@ state_of() {
 
 # report_job INDEX TEXT: say which job failed, where, and how its log ends; leave with its exit code.
 report_job() {
-    local task='' state='' node='' a t s n details code log_file
+    local task='' state='' node='' a t s n _ details code log_file
     # Jobs behind the one that failed are cancelled with it, and other tasks of its array may have gone well.
-    while IFS='|' read -r a t s n; do
+    while IFS='|' read -r a t s n _; do
         [[ $a == "${JOB_IDS[$1]}" && $s =~ $BAD_STATES ]] && [[ -z $task || $s == FAILED ]] || continue
         task=$t state=$s node=$n
     done <<<"$2"
@@ -186,20 +189,4 @@ newest_log() {
         [[ ! -f $path || -n $newest && ! $path -nt $newest ]] || newest=$path
     done
     printf '%s\n' "$newest"
-}
-
-# Whether a job of this run waits or runs; yes also while Slurm does not answer.
-any_job_is_left() {
-    local left
-    ((${#JOB_IDS[@]})) && command -v squeue >/dev/null || return 1
-    left=$(list_left "${JOB_IDS[@]}") || return 0
-    [[ -n $left ]]
-}
-
-# list_left ID...: print the jobs that wait or run; fails where Slurm does not answer.
-list_left() {
-    local text
-    text=$(list_states "$@") || return 1
-    sed -n -E 's/^([^|]*)\|[^|]*\|(PENDING|RUNNING|COMPLETING|CONFIGURING|SUSPENDED|REQUEUED|REQUEUE_HOLD)\|.*/\1/p' \
-        <<<"$text" | sort -u -n
 }

@@ -171,6 +171,7 @@ print_script() {
     # A job that is queued again would otherwise begin its log anew.
     printf '#SBATCH %s\n' --open-mode=append --kill-on-invalid-dep=yes ${3:+"--array=$3"}
     sed -n "s/^$2\t//p" <<<"$HEADS"
+    printf 'export AUDIOTAG_SUBMITTED=yes\n'
     for name in AUDIOTAG_PYTHON $RECIPE_VARIABLES; do
         [[ $name != AUDIOTAG_PYTHON ]] || local AUDIOTAG_PYTHON=$PYTHON
         [[ -z ${!name+set} ]] || printf 'export %s\n' "$(quote_command "$name=${!name}")"

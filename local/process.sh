@@ -1,5 +1,5 @@
 # Running a program with its output in a log, so that a signal to the driver ends all that it started.
-# Sourced; needs log.sh, requeue.sh, and own_status of the driver.
+# Sourced; needs log.sh, requeue.sh and output.sh.
 # shellcheck shell=bash
 
 # Seconds between passing on a signal and killing what is still there.
@@ -26,6 +26,8 @@ trap_signals() {
     trap 'stop_on_signal TERM 143' TERM
     trap 'stop_on_signal HUP 129' HUP
     trap 'stop_on_signal USR1 138' USR1
+    # The start of the driver, and of a job's script, keeps a notice that came before.
+    [[ ${AUDIOTAG_NOTICED:-no} == no ]] || stop_on_signal USR1 138
 }
 
 # run_logged LOG FILTER COMMAND...: run a program, append its output to LOG and show what FILTER (a command
@@ -122,63 +124,6 @@ report_stop() {
     log "stopped and saved; $GO_ON"
     queue_again
     exit "$STOPPED"
-}
-
-# Pass stdin on without what torchrun has to say of processes that were asked to stop or must not start again.
-hide_torchrun() {
-    hide_hangups | hide_stops
-}
-
-# Pass stdin on without the traceback of a torchrun that was ended by SIGHUP, as such processes end it.
-hide_hangups() {
-    local line trace=()
-    while IFS= read -r line || [[ -n $line ]]; do
-        if [[ $line == 'Traceback (most recent call last):' || (${#trace[@]} -gt 0 && $line == ' '*) ]]; then
-            trace+=("$line")
-        elif [[ $line =~ \.SignalException:\ .*\ got\ signal:\ 1$ ]]; then
-            trace=()
-        elif [[ ! $line =~ ^W[0-9]{4}\ .*\ (closing\ signal\ SIGHUP|Received\ 1\ death\ signal) ]]; then
-            printf '%s\n' ${trace[@]+"${trace[@]}"} "$line"
-            trace=()
-        fi
-    done
-    ((${#trace[@]} == 0)) || printf '%s\n' "${trace[@]}"
-}
-
-# Pass stdin on without anything that torchrun says itself.
-hide_launcher() {
-    sed -u -E '/^(W[0-9]{4} .*torch\/distributed|\*{20,}$)/d; /^E[0-9]{4} .*torch\/distributed/,$d'
-}
-
-# Pass stdin on without torchrun's report of processes that have only stopped as they were asked to.
-hide_stops() {
-    local line rules held=()
-    while IFS= read -r line || [[ -n $line ]]; do
-        # From torchrun's first word on it to the second rule of its table.
-        if ((${#held[@]} == 0)) && [[ ! $line =~ ^E[0-9]{4}\ .*\ failed\ \(exitcode:\ $STOPPED\) ]]; then
-            printf '%s\n' "$line"
-            continue
-        fi
-        ((${#held[@]})) || rules=0
-        held+=("$line")
-        [[ ! $line =~ ^={20,}$ ]] || rules=$((rules + 1))
-        if ((rules == 2)); then
-            show_failures
-            held=()
-        fi
-    done
-    ((${#held[@]} == 0)) || show_failures
-}
-
-# Print the lines that are held when they tell of a process that left with another status.
-show_failures() {
-    local code
-    while read -r code; do
-        if [[ $code != "$STOPPED" ]]; then
-            printf '%s\n' "${held[@]}"
-            return
-        fi
-    done < <(printf '%s\n' "${held[@]}" | sed -n -E 's/^ *exitcode *: *(-?[0-9]+) .*/\1/p')
 }
 
 # Print the processes that torchrun has started, where it is torchrun that runs.

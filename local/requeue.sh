@@ -1,5 +1,5 @@
 # Queueing a Slurm job again: when what runs should end for it, and how often. Sourced; needs log.sh, lock.sh,
-# allocation.sh and the driver's settings.
+# output.sh, allocation.sh and the driver's settings.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2153  # settings come from and go to the other files
 

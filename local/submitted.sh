@@ -1,34 +1,38 @@
 # What has been submitted and may still be there: the jobs of this run, so that none is submitted twice, and those that
-# prepare the data which runs share. Sourced; needs lock.sh, launch.sh and jobs.sh.
+# prepare the data which runs share. Sourced; needs lock.sh, marks.sh, launch.sh and left.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2153  # settings come from and go to the other files
+
+# Whether this driver does its stages for a submission, which has seen to it that they come one after another.
+readonly IS_SUBMITTED=${AUDIOTAG_SUBMITTED:-no}
+export -n AUDIOTAG_SUBMITTED
 
 DATA_JOBS=()    # jobs of other runs that prepare the data of this one
 INTERRUPTED=0   # exit code for the signal that came while jobs were submitted
 
 # Take the lock of submissions, after the jobs that an earlier command has left of this run.
 begin_submission() {
-    local left
     make_folder "$SCRIPT_DIR"
     make_folder "$DATA_DIR/log"
     take_lock "$DATA_DIR/log/.submission.lock" "another submission"
+    LOG_LABEL=slurm
     read_jobs
-    left=$(ask_for_jobs "${JOB_IDS[@]}") || exit
-    while [[ -n $left ]]; do
-        LOG_LABEL=slurm
+    find_left "${JOB_IDS[@]}" || refuse_unknown
+    while [[ -n $LEFT ]]; do
         # What these are to forget or to put aside, the earlier command may just have made.
         [[ ${OPT[wait]} == yes && ${OPT[force]} == no && ${OPT[restart]} == no ]] ||
-            fail "jobs of this run are still there: ${left//$'\n'/ }; ./run.sh --follow shows their log, --wait" \
-                "(without --force and --restart) waits for them, scancel ${left//$'\n'/ } ends them"
+            fail "jobs of this run are still there: $(describe_left); $(advise_on_left "./run.sh --follow shows" \
+                "their log, --wait (without --force and --restart) waits for them, scancel $(numbers_left) ends them")"
         release_lock
-        log "waiting for the jobs of an earlier command: ${left//$'\n'/ }"
+        log "waiting for the jobs of an earlier command: $(numbers_left)"
         # What they have not done is submitted again.
         wait_for_jobs || true
         take_lock "$DATA_DIR/log/.submission.lock" "another submission"
         # The lists of a corpus that has come change the keys.
         read_keys
+        LOG_LABEL=slurm
         read_jobs
-        left=$(ask_for_jobs "${JOB_IDS[@]}") || exit
+        find_left "${JOB_IDS[@]}" || refuse_unknown
     done
     read_data_jobs
     JOB_IDS=()
@@ -84,20 +88,61 @@ read_jobs() {
 
 # Set DATA_JOBS, and forget those that have ended.
 read_data_jobs() {
-    local files=("$DATA_DIR/log/slurm-jobs") noted=() left
-    ! runs_all_folds || files+=("$DATA_DIR"/fold*/log/slurm-jobs)
-    mapfile -t noted < <(cat -- "${files[@]}" 2>/dev/null || true)
-    left=$(ask_for_jobs "${noted[@]}") || exit
-    DATA_JOBS=()
-    [[ -z $left ]] || mapfile -t DATA_JOBS <<<"$left"
-    [[ ${OPT[force]} == no || -z $left ]] || ((FIRST > 4)) ||
-        fail "--force while jobs of another run prepare the same data: ${DATA_JOBS[*]}; wait until they have ended"
+    local noted
+    mapfile -t noted < <(list_data_jobs)
+    LEFT=
+    # New jobs may be told to come after one that ends: no need to wait for that here.
+    ((${#noted[@]} == 0)) || LEFT=$(list_left "${noted[@]}") || refuse_unknown
+    read -r -a DATA_JOBS < <(numbers_left) || true
+    [[ ${OPT[force]} == no || -z $LEFT ]] || ((FIRST > 4)) ||
+        fail "--force while jobs of another run prepare the same data: $(describe_left); wait until they have ended"
     # Those of single folds are noted there.
-    runs_all_folds || sed '/^$/d' <<<"$left" >"${files[0]}"
+    runs_all_folds || printf '%s\n' "${DATA_JOBS[@]}" | sed '/^$/d' >"$DATA_DIR/log/slurm-jobs"
 }
 
-# ask_for_jobs ID...: print those that wait or run; leaves where Slurm does not say.
-ask_for_jobs() {
-    (($#)) || return 0
-    list_left "$@" || fail "squeue does not tell whether jobs of an earlier command are left; try again"
+# Print the numbers of all jobs that were submitted to prepare the data of this run, whether or not they have ended.
+list_data_jobs() {
+    local files=("$DATA_DIR/log/slurm-jobs")
+    ! runs_all_folds || files+=("$DATA_DIR"/fold*/log/slurm-jobs)
+    cat -- "${files[@]}" 2>/dev/null || true
+}
+
+# Leave with a message where jobs that were submitted are about to do what this run would do here: tasks of an array
+# work without a lock, and a job that finds its training begun by another would fail.
+refuse_beside_jobs() {
+    local first index noted LOG_LABEL=slurm SCRIPT_DIR=$PWD/$EXP_DIR/log/slurm
+    [[ $IS_SUBMITTED == no && $IS_PART == no ]] || return 0
+    mapfile -t noted < <(list_data_jobs)
+    read_jobs
+    # To look at what is done takes a while, and most runs have no jobs.
+    ((${#noted[@]} + ${#JOB_IDS[@]})) || return 0
+    first=$(first_to_do)
+    ((${first:-6} <= 5)) || return 0
+    ((first <= 4)) || noted=()
+    for index in "${!JOB_IDS[@]}"; do
+        case ${JOB_NAMES[index]} in
+            folds) noted+=("${JOB_IDS[index]}") ;;
+            stage5-*) ((LAST < 5)) || noted+=("${JOB_IDS[index]}") ;;
+        esac
+    done
+    ((${#noted[@]})) || return 0
+    if ! { command -v squeue >/dev/null && find_left "${noted[@]}"; }; then
+        log "jobs that do the same were submitted, and Slurm does not tell whether they have ended: going on"
+    elif [[ -n $LEFT ]]; then
+        fail "jobs that do the same are still there: $(describe_left); $(advise_on_left "wait until they have ended," \
+            "or end them: scancel $(numbers_left)")"
+    fi
+}
+
+# Print the first stage of this run that is to be done, or nothing.
+first_to_do() {
+    local stage
+    for ((stage = FIRST; stage <= LAST; stage++)); do
+        # What folds have done lies in folders of their own.
+        if runs_all_folds || { [[ -z $(why_idle "$stage") ]] && leaves_mark "$stage" &&
+            { is_forced "$stage" || ! stage_is_done "$stage"; }; }; then
+            printf '%s\n' "$stage"
+            return
+        fi
+    done
 }

@@ -11,6 +11,8 @@ source "$ROOT/local/log.sh"
 source "$ROOT/local/lock.sh"
 # shellcheck source=local/process.sh
 source "$ROOT/local/process.sh"
+# shellcheck source=local/output.sh
+source "$ROOT/local/output.sh"
 # shellcheck source=local/allocation.sh
 source "$ROOT/local/allocation.sh"
 # shellcheck source=local/requeue.sh

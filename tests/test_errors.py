@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from audiotag.errors import CheckpointError, ConfigError, DataError, describe, run_command
+from audiotag.errors import CheckpointError, ConfigError, DataError, describe, leave_at_interrupt, run_command
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,27 @@ def test_verbose_adds_the_traceback(capsys):
 def test_importing_the_package_imports_nothing_slow():
     code = "import sys, audiotag; assert not {'torch', 'lhotse', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("rank", "line"), [("0", "interrupted\n"), ("1", "")])
+def test_a_command_that_has_begun_cleans_up_after_ctrl_c(monkeypatch, capfd, rank, line):
+    cleaned = []
+
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            cleaned.append("up")
+
+    monkeypatch.setenv("RANK", rank)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        leave_at_interrupt()
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        with pytest.raises(SystemExit) as left:
+            run_command(work, verbose=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert left.value.code == 130
+    assert cleaned == ["up"]
+    assert capfd.readouterr().err == line

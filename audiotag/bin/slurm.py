@@ -12,6 +12,9 @@ from audiotag.commandline import make_parser
 from audiotag.configslurm import STAGES, Resources, load_slurm_settings, sbatch_options
 from audiotag.errors import run_command
 
+# The notice before the time limit may come while lines of `setup` take their time; the driver answers it.
+KEEP_NOTICE = "trap 'export AUDIOTAG_NOTICED=yes' USR1"
+
 
 def main() -> None:
     args = parse_arguments()
@@ -32,6 +35,7 @@ def head_of_script(resources: Resources) -> list[str]:
     """The lines of a job's script in which its resources show."""
     return [
         *(f"#SBATCH {option}" for option in sbatch_options(resources)),
+        KEEP_NOTICE,
         *resources.setup,
         f"export AUDIOTAG_RENDEZVOUS_S={resources.rendezvous_s:g}",
     ]

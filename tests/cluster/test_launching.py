@@ -74,7 +74,7 @@ def test_jobs_that_are_left_are_waited_for(cluster: Cluster, undisturbed):
     job = (undisturbed / "log" / "slurm" / "jobs").read_text().split()[-1]
     refused = cluster.drive(*export)
     assert refused.returncode == 2
-    assert f"jobs of this run are still there: {job};" in refused.stdout
+    assert f"jobs of this run are still there: {job} PENDING (mini-tiny-stage8-export);" in refused.stdout
     release = threading.Timer(8.0, cluster.call, ("scontrol", "release", job))
     release.start()
     done = cluster.drive(*export, "--wait")

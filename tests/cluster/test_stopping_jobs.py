@@ -146,3 +146,15 @@ def test_slurm_gives_notice_before_the_time_limit(cluster: Cluster, undisturbed)
     assert "stopped by SIGUSR1 after update" in job.log
     job.wait_until(lambda: job.field("JobState") in ("PENDING", "RUNNING"), "its place in the queue")
     cluster.call("scancel", job.number)
+
+
+def test_a_notice_while_a_job_is_set_up_is_kept(cluster: Cluster):
+    settings = cluster.tree / "setup.yaml"
+    settings.write_text("setup: [echo is set up, sleep 4]\n")
+    job = cluster.submit("setup", "--slurm-conf", str(settings), stage=7)
+    job.wait_for("is set up")
+    cluster.call("scancel", "--signal=USR1", "--batch", job.number)
+    job.wait_for(f"job {job.number} is queued again")
+    assert "stage 7" not in job.log
+    cluster.call("scancel", job.number)
+    job.wait()

@@ -23,7 +23,7 @@ found=no
 for number in ${2//,/ }; do
     [[ -f $SLURM/jobs/$number ]] || continue
     found=yes
-    printf '%s|%s|%s|n1\\n' "$number" "$number" "$(cat "$SLURM/jobs/$number")"
+    printf '%s|%s|%s|n1|name%s\\n' "$number" "$number" "$(cat "$SLURM/jobs/$number")" "$number"
 done
 printf 'asked\\n' >>"$SLURM/questions"
 [[ $found == yes ]] || { printf 'slurm_load_jobs error: Invalid job id specified\\n' >&2; exit 1; }

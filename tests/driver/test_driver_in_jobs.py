@@ -32,6 +32,14 @@ esac
     "srun": 'echo "srun: error: Unable to create step for job 7" >&2; exit 1\n',
     "scancel": "",
 }
+# In place of a program that the driver calls as it starts.
+SLOW = """
+if [[ ! -e $CALLS.begun ]]; then
+    touch "$CALLS.begun"
+    until [[ -e $CALLS.end ]]; do sleep 0.05; done
+fi
+exec {program} "$@"
+"""
 # Stage 0 of a test's own: it begins, and ends when it is told to.
 CORPUS = """
 mkdir -p "$1" && touch begun
@@ -129,6 +137,21 @@ def test_a_task_of_an_array_that_does_nothing_yet_queues_itself_alone_again(node
     assert notified_while_it_waits(node, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="2") == 138
     assert node.queued() == ["7_2"]
     assert node.said("job 7_2 is queued again")
+
+
+@pytest.mark.parametrize("program", ["dirname", "nproc"])
+def test_a_notice_before_the_driver_is_ready_is_kept(node, program):
+    """Also when it calls itself again by way of the recipe: by then the first of them has long ended."""
+    stand_in = node.calls.with_name(program)
+    stand_in.write_text(f"#!/usr/bin/env bash\n{SLOW.format(program=shutil.which(program))}")
+    stand_in.chmod(0o755)
+    driver = node.start("--stop-stage", "0")
+    wait_for(Path(f"{node.calls}.begun").exists)
+    node.notify()
+    Path(f"{node.calls}.end").touch()
+    assert driver.wait(timeout=60) == 138
+    assert node.queued() == ["7"]
+    assert not node.said("stage 0")
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ def scripts(output: str) -> dict[str, list[str]]:
 
 def test_a_dry_run_prints_the_chain(tree, drive):
     sizes = ("--nj", "3", "--num-nodes", "2", "--ngpu", "4")
+    (tree / "egs/mini/conf/slurm.yaml").write_text("setup: ['true']\nstages: {train: {gpus: 1}}\n")
     done = drive(*CHAIN, *sizes, "--set", "training.epochs=5", "--tag", "t'x")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tree / "egs" / "mini" / "exp").exists()
@@ -48,6 +49,11 @@ def test_a_dry_run_prints_the_chain(tree, drive):
     assert {"#SBATCH --open-mode=append", "#SBATCH --kill-on-invalid-dep=yes"} < set(train)
     assert "#SBATCH --job-name=mini-t_x-stage5-train" in train
     assert "export MINI_TRAIN_CLIPS=30" in train
+    # Before the lines of `setup`, which may take their time.
+    assert train.index("trap 'export AUDIOTAG_NOTICED=yes' USR1") < train.index("true")
+    # Slurm reads no options behind the first command.
+    options = [line.startswith("#SBATCH ") for line in train]
+    assert options == sorted(options, reverse=True)
     assert "--stage 5 --stop-stage 5" in train[-1]
     assert "--set training.epochs=5" in train[-1]
     assert "--launcher" not in train[-1]

@@ -19,6 +19,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
 with open("pids.part", "w") as file:
     print(os.getpid(), child.pid, file=file)
 os.rename("pids.part", "pids")
+# What Python makes of Ctrl-C is not for the screen.
 time.sleep(600)
 PROGRAM
 """
@@ -65,6 +66,8 @@ def test_signal_ends_driver_and_descendants(tree, number, code):
         assert time.monotonic() - start < 5
         assert "stopped" in output
         assert "FAILED" not in output
+        assert "Traceback" not in output
+        assert ("KeyboardInterrupt" in (recipe / "data" / "log" / "stage0.log").read_text()) == (code == 130)
         wait_for(lambda: not any(map(is_alive, pids)), seconds=5)
         assert (recipe / "corpus" / ".done").read_text() == "unfinished\n"
     finally:

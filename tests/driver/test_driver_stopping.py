@@ -102,18 +102,57 @@ the end
 """
 
 
-@pytest.mark.parametrize(("first", "is_shown"), [(75, False), (-9, True), (1, True)])
-def test_only_a_real_failure_is_reported_by_the_launcher(first, is_shown):
-    report = REPORT.format(rule="=" * 60, first=first)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "source local/log.sh; source local/process.sh; hide_stops"],
+TRACE = """some output
+{before}Traceback (most recent call last):
+  File "<frozen runpy>", line 189, in _run_module_as_main
+    import torch
+    ^^^^^^^^^^^^
+{error}
+the end
+"""
+SITE = """Fatal Python error: init_import_site: Failed to import the site module
+Python runtime state: initialized
+"""
+SIGNAL = "torch.distributed.elastic.multiprocessing.api.SignalException: Process 7 got signal: "
+
+
+def passed_through(name: str, text: str) -> str:
+    """What one of the driver's filters lets through."""
+    sources = "source local/log.sh; source local/process.sh; source local/output.sh"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{sources}; {name}"],
         cwd=Path(__file__).parents[2],
-        input=report,
+        input=text,
         capture_output=True,
         text=True,
         check=True,
-    )
-    assert done.stdout == (report if is_shown else "an epoch\nthe end\n")
+    ).stdout
+
+
+@pytest.mark.parametrize(
+    ("first", "is_shown"), [(75, False), (130, False), (-2, False), (-9, True), (1, True), (13, True)]
+)
+def test_only_a_real_failure_is_reported_by_the_launcher(first, is_shown):
+    report = REPORT.format(rule="=" * 60, first=first)
+    assert passed_through("hide_stops", report) == (report if is_shown else "an epoch\nthe end\n")
+
+
+@pytest.mark.parametrize("name", ["hide_torchrun", "hide_launcher"])
+@pytest.mark.parametrize(
+    ("before", "error", "is_shown"),
+    [
+        ("", "KeyboardInterrupt", False),
+        (SITE, "KeyboardInterrupt", False),
+        ("", f"{SIGNAL}1", False),
+        ("", f"{SIGNAL}2", False),
+        ("", f"{SIGNAL}15", True),
+        ("", "KeyError: 'KeyboardInterrupt'", True),
+        (SITE, "ImportError: no module of this name", True),
+    ],
+)
+def test_the_traceback_of_an_interrupted_start_is_not_shown(name, before, error, is_shown):
+    text = TRACE.format(before=before, error=error)
+    assert passed_through(name, text) == (text if is_shown else "some output\nthe end\n")
 
 
 def workers(pid: int) -> list[int]:

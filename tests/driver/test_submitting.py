@@ -92,9 +92,11 @@ def test_a_second_submission_is_refused_or_waits(tree, submit, slurm, start):
     for more in ((), ("--wait", "--force"), ("--wait", "--restart")):
         done = submit(*CHAIN, *more)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert lines_with(done.stderr, "jobs of this run are still there: 2 3 4 5; ./run.sh --follow"), (
+        left = ", ".join(f"{number} PENDING (name{number})" for number in (2, 3, 4, 5))
+        assert lines_with(done.stderr, f"jobs of this run are still there: {left}; ./run.sh --follow"), (
             done.stderr
         )
+        assert "scancel 2 3 4 5 ends them" in done.stderr
     waiting = start(*SUBMIT, "--stage", "5", "--stop-stage", "5", "--wait")
     wait_until(lambda: len(slurm.told("questions")) > 8)
     assert len(slurm.told("submitted")) == 5
@@ -118,7 +120,8 @@ def test_jobs_that_prepare_the_data_of_several_runs_come_one_after_another(submi
     assert "--dependency=afterok:6 " in second[1]
     forced = submit(*CHAIN, "--tag", "third", "--force")
     assert forced.returncode == 2
-    assert "--force while jobs of another run prepare the same data: 3 4 6 7 8 9;" in forced.stderr
+    left = ", ".join(f"{number} PENDING (name{number})" for number in (3, 4, 6, 7, 8, 9))
+    assert f"--force while jobs of another run prepare the same data: {left};" in forced.stderr
     training = (*SUBMIT, "--stage", "5", "--stop-stage", "5", "--tag", "third", "--force")
     assert submit(*training).returncode == 0
     slurm.set_state("COMPLETED")
@@ -148,7 +151,37 @@ def test_a_killed_submission_has_noted_its_jobs(tree, submit, slurm, start):
     submitting.communicate()
     (slurm.folder / "slow").unlink()
     wait_until(lambda: not (slurm.folder / "slow").exists())
-    assert "jobs of this run are still there: 1" in submit(*CHAIN).stderr
+    assert "jobs of this run are still there: 1 PENDING (name1)" in submit(*CHAIN).stderr
+
+
+@pytest.mark.slow
+def test_jobs_whose_processes_slurm_still_ends_are_waited_for(submit, slurm, start):
+    corpus = (*SUBMIT, "--stop-stage", "0")
+    assert submit(*corpus).returncode == 0
+    slurm.set_state("COMPLETING")
+    refused = submit(*corpus, env={"AUDIOTAG_ENDING_S": "1"})
+    assert refused.returncode == 2
+    assert "waiting until Slurm has ended the processes of 1 COMPLETING (name1)" in refused.stdout
+    message = (
+        "jobs of this run are still there: 1 COMPLETING (name1); Slurm has not ended their processes yet"
+    )
+    assert lines_with(refused.stderr, message), refused.stderr
+    assert "scontrol show job 1" in refused.stderr
+    assert "scancel" not in refused.stderr
+    # A job that is queued again passes through that state too.
+    again = start(*corpus)
+    wait_until(lambda: len(slurm.told("questions")) > 4)
+    slurm.set_state("PENDING")
+    assert "still there: 1 PENDING (name1); ./run.sh" in again.communicate(timeout=60)[0]
+    slurm.set_state("COMPLETING")
+    before = len(slurm.told("questions"))
+    again = start(*corpus)
+    wait_until(lambda: len(slurm.told("questions")) > before + 1)
+    assert len(slurm.told("submitted")) == 1
+    slurm.set_state("CANCELLED")
+    output = again.communicate(timeout=60)[0]
+    assert again.returncode == 0, output
+    assert len(slurm.told("submitted")) == 2
 
 
 def test_success_of_forgotten_jobs_is_read_from_what_they_leave(submit, slurm):
