@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from clone import copy_tree, environment
+from slurm import Slurm
 
 
 @pytest.fixture
@@ -33,3 +34,15 @@ def drive(tree: Path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return call
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Slurm:
+    """Programs that answer as those of Slurm do."""
+    return Slurm(tmp_path / "slurm")
+
+
+@pytest.fixture
+def submit(drive, slurm: Slurm) -> Callable[..., subprocess.CompletedProcess]:
+    """The driver where Slurm's programs are; more variables as `env`."""
+    return lambda *arguments, env=(): drive(*arguments, env={**slurm.variables, **dict(env)})

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from clone import environment, lines_with
-from slurm import Slurm
 
 CHAIN = ("--launcher", "slurm", "--nj", "2", "--stop-stage", "5")
 DATA = ("--stage", "1", "--stop-stage", "2")
 # What a run says that is not refused here: it has come to its stages, and lacks what they need.
 BEGUN = "error: stage 1 needs corpus, which stage 0 makes"
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Slurm:
-    return Slurm(tmp_path / "slurm")
-
-
-@pytest.fixture
-def submit(drive, slurm: Slurm) -> Callable[..., subprocess.CompletedProcess]:
-    """The driver where Slurm's programs are; more variables as `env`."""
-    return lambda *arguments, env=(): drive(*arguments, env={**slurm.variables, **dict(env)})
 
 
 @pytest.fixture

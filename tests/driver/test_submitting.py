@@ -18,17 +18,6 @@ CHAIN = (*SUBMIT, "--stop-stage", "5")
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Slurm:
-    return Slurm(tmp_path / "slurm")
-
-
-@pytest.fixture
-def submit(drive, slurm: Slurm) -> Callable[..., subprocess.CompletedProcess]:
-    """The driver where Slurm's programs are; more variables as `env`."""
-    return lambda *arguments, env=(): drive(*arguments, env={**slurm.variables, **dict(env)})
-
-
-@pytest.fixture
 def start(tree: Path, slurm: Slurm):
     """Start the driver beside the test; it is ended with it."""
     started = []

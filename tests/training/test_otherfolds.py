@@ -82,6 +82,7 @@ def test_a_model_of_another_fold_is_refused(inside, place):
         assert finding.level == "ok"
 
 
+@pytest.mark.slow
 def test_the_commands_refuse_it_before_they_write_anything(folds):
     config = ("--config", "config.yaml", "--set", "corpus.fold=1", "--data-dir", "data/fold1")
     for module, setting in (
@@ -100,6 +101,7 @@ def test_the_commands_refuse_it_before_they_write_anything(folds):
     assert looked.returncode == ConfigError.exit_code and "for fold 2" in looked.stderr
 
 
+@pytest.mark.slow
 def test_of_a_cross_validation_each_fold_takes_its_own_run(folds):
     for fold in (1, 2):
         settings = (f"corpus.fold={fold}", "init.model=exp/base", "distillation.teachers=[exp/base]")

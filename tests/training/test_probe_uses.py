@@ -157,6 +157,7 @@ def test_prediction_says_the_same(probe, recipe):
         assert name.startswith(probe.labels[int(probabilities.argmax())].name)
 
 
+@pytest.mark.slow
 def test_fine_tuning_teaching_and_ensembles_take_it(probe, recipe):
     still = ("--set", "optimizer.lr=1e-12", "--set", "optimizer.weight_decay=0", "--set", "training.epochs=1")
     unfrozen = ("--set", "encoder.freeze=false", "--set", "evaluation.avg=1", *still)
