@@ -9,6 +9,7 @@ from pathlib import Path
 
 from audiotag.config import Config
 from audiotag.configcorpus import AudioSetCorpus, CutsCorpus, Esc50Corpus, Preparation, SpeechCommandsCorpus
+from audiotag.configevaluation import WeightChoice
 from audiotag.corpora.classfolders import audio_below
 from audiotag.corpora.csvlist import labels_path, list_path
 from audiotag.corpora.esc50 import LIST as ESC50_LIST
@@ -43,6 +44,9 @@ def stage_keys(config: Config) -> dict[str, str]:
     for key in RUNTIME_KEYS:
         section, name = key.split(".")
         del rest[section][name]
+    # Where nothing is chosen among a run's weights, these say nothing.
+    for name in set(WeightChoice.model_fields).difference(config.init.chosen_keys):
+        del rest["init"][name]
     if rest["loss"]["class_weights"] not in ("none", "balanced"):
         rest["loss"]["class_weights"] = file_digest(Path(rest["loss"]["class_weights"]))
     manifests = digest("manifests", PROBE_VERSION, corpus, corpus_digests(config.corpus))

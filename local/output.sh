@@ -91,7 +91,7 @@ report_failure() {
 # happened, also when it passed on a signal and all of them have stopped as they were asked to.
 own_status() {
     local code
-    if (($1 != 0)) && this_run "$2" | grep -E '^stopped by SIG[A-Z0-9]+ after (update|[0-9]+ of) ' >/dev/null; then
+    if (($1 != 0)) && this_run "$2" | grep -E '^stopped by SIG[A-Z0-9]+ (after (update|[0-9]+ of)|while it waited) ' >/dev/null; then
         printf '%s\n' "$STOPPED"
         # In the handler of a signal, without a number, it would be that of what was interrupted.
         return 0

@@ -86,6 +86,20 @@ read_jobs() {
     done <"$SCRIPT_DIR/jobs"
 }
 
+# Set JOB_NAMES and JOB_IDS to what was noted for this run, and, of folds, for all of them or for each by itself.
+read_noted_jobs() {
+    local folder names=() ids=() folders=("$PWD/$EXP_DIR")
+    [[ -z $FOLD ]] || folders+=("$PWD/${EXP_DIR%/*}")
+    ! runs_all_folds || folders+=("$PWD/$EXP_DIR"/fold*)
+    for folder in "${folders[@]}"; do
+        SCRIPT_DIR=$folder/log/slurm read_jobs
+        names+=("${JOB_NAMES[@]}")
+        ids+=("${JOB_IDS[@]}")
+    done
+    JOB_NAMES=("${names[@]}")
+    JOB_IDS=("${ids[@]}")
+}
+
 # Set DATA_JOBS, and forget those that have ended.
 read_data_jobs() {
     local noted
@@ -110,10 +124,12 @@ list_data_jobs() {
 # Leave with a message where jobs that were submitted are about to do what this run would do here: tasks of an array
 # work without a lock, and a job that finds its training begun by another would fail.
 refuse_beside_jobs() {
-    local first index noted LOG_LABEL=slurm SCRIPT_DIR=$PWD/$EXP_DIR/log/slurm
+    local first index noted own=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-none}} LOG_LABEL=slurm
     [[ $IS_SUBMITTED == no && $IS_PART == no ]] || return 0
     mapfile -t noted < <(list_data_jobs)
-    read_jobs
+    read_noted_jobs
+    # A job of the chain by a script of an older version, which does not say so.
+    [[ " ${noted[*]} ${JOB_IDS[*]} " != *" $own "* ]] || return 0
     # To look at what is done takes a while, and most runs have no jobs.
     ((${#noted[@]} + ${#JOB_IDS[@]})) || return 0
     first=$(first_to_do)

@@ -121,6 +121,12 @@ def test_a_source_made_anew_redoes_the_training_alone(tmp_path):
     assert changed(before, source_keys(on_the_fly)) == ["5", "6", "7", "8"]
 
 
+def test_what_is_chosen_among_the_weights_to_start_from_redoes_the_training(tmp_path):
+    model = f"init.model={tmp_path}"
+    assert changed(keys(model), keys(model, "init.avg=2")) == ["5", "6", "7", "8"]
+    assert keys(model, "init.avg=1") == keys(model)
+
+
 def test_how_a_run_goes_about_its_work_redoes_nothing():
     assert keys("data.max_unreadable=0.2", "data.num_workers=9") == keys()
 

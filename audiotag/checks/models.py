@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from audiotag.checks.finding import Finding, failed, ok
@@ -11,7 +10,7 @@ from audiotag.config import Config
 from audiotag.distillation.teachers import find_teacher
 from audiotag.errors import AudiotagError
 from audiotag.training.checkpoint import list_epochs, list_steps
-from audiotag.training.otherfolds import fold_here
+from audiotag.training.otherfolds import Fold, fold_here
 from audiotag.training.starting import find_start
 
 PURPOSES = {"start": "start from", "teacher": "learn from"}
@@ -19,12 +18,16 @@ PURPOSES = {"start": "start from", "teacher": "learn from"}
 
 def models_to_find(config: Config, data_dir: Path | None = None) -> list[tuple[str, Callable[[], Path]]]:
     """Each of them by its role, and what finds it; those of the hub are fetched, as training does."""
-    here = fold_here(config, data_dir)
+
+    def here() -> Fold | None:
+        return fold_here(config, data_dir)
+
     models: list[tuple[str, Callable[[], Path]]] = []
     if config.init.model is not None:
-        models.append(("start", partial(find_start, config.init, here)))
+        models.append(("start", lambda: find_start(config.init, here())))
     if config.distillation is not None:
-        models += [("teacher", partial(find_teacher, name, here)) for name in config.distillation.teachers]
+        for name in config.distillation.teachers:
+            models.append(("teacher", lambda name=name: find_teacher(name, here())))
     return models
 
 

@@ -161,7 +161,12 @@ def find_teacher(name: str, here: Fold | None) -> Path:
 
 def files_of(place: Path) -> list[Path]:
     """The checkpoints that the weights of a teacher come from, or what else it is."""
-    return choose_files(place, choice_of_run(place)).paths if holds_run(place) else [place]
+    if not holds_run(place):
+        return [place]
+    try:
+        return choose_files(place, choice_of_run(place)).paths
+    except (ConfigError, CheckpointError) as error:
+        raise type(error)(f"{KEY}: {place} is a run, of whose weights none can be taken: {error}") from None
 
 
 def locate_teacher(name: str, here: Fold | None = None) -> Path:

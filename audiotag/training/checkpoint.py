@@ -119,11 +119,13 @@ def check_archive(path: Path) -> None:
 
 def holds_run(path: Path) -> bool:
     """Whether this is the folder of a run, perhaps without checkpoints yet, and not of a packed model."""
-    if not path.is_dir() or (path / "config.json").exists():
+    if not path.is_dir():
         return False
+    if list_epochs(path) or list_steps(path):
+        return True
     # ESPnet's folders have a config.yaml, too, beside their weights.
-    named = (path / "config.yaml").is_file() and not any(path.glob("*.pth"))
-    return named or bool(list_epochs(path) or list_steps(path))
+    packed = (path / "config.json").exists() or any(path.glob("*.pth"))
+    return (path / "config.yaml").is_file() and not packed
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:

@@ -78,18 +78,26 @@ def folds_in(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[Fold]
     return [] if own is None else [own]
 
 
+def folds_of_sources(config: Config) -> list[Fold]:
+    """The folds whose clips other recipes' data, `data.sources`, bring in."""
+    folders = [Path(source.data_dir) for source in config.data.sources or () if source.data_dir]
+    known = [folder for folder in folders if (folder / "manifests" / "coverage.json").exists()]
+    folds = [fold_of({}, read_coverage(folder)) for folder in known]
+    return [fold for fold in folds if fold is not None]
+
+
 def all_folds(
-    here: Fold | None, start: Mapping[str, Any] | None, of_teachers: Iterable[Fold] = ()
+    here: Fold | None, records: Iterable[Mapping[str, Any] | None], learnt: Iterable[Fold] = ()
 ) -> list[list[Any]]:
     """The folds that the weights of a run will come from, as its checkpoints keep them.
 
     Args:
         here: that of its own.
-        start: what checkpoints say of the model that it starts from.
-        of_teachers: those of its teachers.
+        records: what is kept of the model that it starts from, and its own checkpoint where it goes on.
+        learnt: those of its teachers and of other recipes' clips.
     """
-    started = [Fold(*fold) for fold in (start or {}).get("folds", ())]
-    return [list(fold) for fold in sorted({*([here] if here else []), *started, *of_teachers})]
+    before = [Fold(*fold) for record in records if record for fold in record.get("folds", ())]
+    return [list(fold) for fold in sorted({*([here] if here else []), *before, *learnt})]
 
 
 def refuse_other_folds(here: Fold | None, paths: Iterable[Path], key: str) -> None:

@@ -30,7 +30,7 @@ from audiotag.training.loaders import (
     validation_data,
 )
 from audiotag.training.meter import Meter
-from audiotag.training.otherfolds import all_folds, fold_here
+from audiotag.training.otherfolds import all_folds, fold_here, folds_of_sources
 from audiotag.training.parts import build_parts, initial_tagger
 from audiotag.training.probing import use_embeddings
 from audiotag.training.profiling import make_profiler
@@ -105,7 +105,8 @@ def prepare_trainer(
     tagger = initial_tagger(config, labels, world)
     if start is not None:
         record["init"] = begin_with(start, tagger, config)
-    record["folds"] = all_folds(here, record["init"], teachers.folds if teachers else ())
+    learnt = {*folds_of_sources(config), *(teachers.folds if teachers else ())}
+    record["folds"] = all_folds(here, [record["init"], state], learnt)
     parts = build_parts(config, plan, train_loader.dataset.manifest, tagger, world, state, teachers)
     if state is not None:
         restore_parts(state, path, parts["learner"], parts["averages"], parts["scoreboard"], world)

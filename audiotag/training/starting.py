@@ -6,7 +6,8 @@ They play no part in a run that goes on from a checkpoint of its own; the file n
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,16 @@ def find_start(init: Init, here: Fold | None) -> Path:
 def files_of(init: Init, path: Path) -> list[Path]:
     """The checkpoints that a run's weights come from, or what else there is to start from."""
     choice = choice_among(init, path)
-    return [path] if choice is None else choose_files(run_folder(path), choice).paths
+    with naming_the_run(init, path):
+        return [path] if choice is None else choose_files(run_folder(path), choice).paths
 
 
 def choice_among(init: Init, path: Path) -> WeightChoice | None:
     """Which weights of a run are taken; None where a model has one set of weights only."""
     chosen = init.chosen_keys
     if init.format in OWN_FORMATS and holds_run(path):
-        try:
+        with naming_the_run(init, path):
             return choice_of_run(path, init if chosen else None)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{KEY} is the run {path}, of whose weights none can be taken: {error}"
-            ) from None
     if chosen == ["weights"] and init.format in OWN_FORMATS and path.suffix == ".pt":
         return WeightChoice(checkpoints=[path.name], weights=init.weights)
     if chosen:
@@ -94,6 +92,19 @@ def choice_among(init: Init, path: Path) -> WeightChoice | None:
             "leave it out, or name the run's folder"
         )
     return None
+
+
+@contextmanager
+def naming_the_run(init: Init, path: Path) -> Iterator[None]:
+    """Say of an error about a choice among a run's weights which choice it is."""
+    try:
+        yield
+    except (ConfigError, CheckpointError) as error:
+        keys = [f"init.{name}" for name in init.chosen_keys]
+        meant = f" ({', '.join(keys)}, called evaluation's in what follows)" if keys else ""
+        raise type(error)(
+            f"{KEY} is the run {path}, of whose weights none can be taken{meant}: {error}"
+        ) from None
 
 
 def run_folder(path: Path) -> Path:
@@ -119,7 +130,8 @@ def read_start(config: Config, world: World, here: Fold | None = None) -> Start 
     origin = {"model": init.model, "path": str(path.resolve()), "folds": [list(fold) for fold in folds]}
     choice = choice_among(init, path)
     if choice is not None:
-        return read_run(path, choice, origin)
+        with naming_the_run(init, path):
+            return read_run(path, choice, origin)
     name = find_format(path) if init.format == "auto" else init.format
     encoder = config.encoder.model_dump(mode="json")
     untold = {key: encoder[key] for key in UNTOLD.get(encoder["name"], ())}

@@ -23,8 +23,9 @@ from audiotag.training.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks, and between two lines of the log about them.
+# Seconds between two looks, in which a run names itself, and between two lines of the log about them.
 LOOK_S = 1.0
+NAMING_S = 0.2
 REPORT_S = 60.0
 
 COMPLETE, OURS, TAKEN = "complete", "ours", "taken"
@@ -83,10 +84,10 @@ class Watch:
         """`complete`, `ours` where this process holds the folder from now on, or `taken`."""
         if self.is_complete():
             return COMPLETE
-        # A beat is listened for again and again, so this is not worth a line each time.
-        holder = running_in(
-            self.store.folder, level=logging.DEBUG, in_haste=lambda: self.stop.name is not None
-        )
+        holder = self.holder()
+        if holder == "":  # it has just taken the folder, and writes its name in a moment
+            time.sleep(NAMING_S)
+            holder = self.holder()
         if holder is not None:
             self.tell(holder)
             return TAKEN
@@ -103,6 +104,11 @@ class Watch:
             logger.info("that run has ended before all were made: this one goes on behind it")
         return OURS
 
+    def holder(self) -> str | None:
+        """Who makes the store, see `running_in`."""
+        # A beat is listened for again and again, so this is not worth a line each time.
+        return running_in(self.store.folder, level=logging.DEBUG, in_haste=lambda: self.stop.name is not None)
+
     def is_complete(self) -> bool:
         """Whether all rows are there. They are read only where they were finished since the last look."""
         try:
@@ -117,10 +123,10 @@ class Watch:
 
     def tell(self, holder: str) -> None:
         """Say who is waited for, and from time to time how far that run is."""
-        is_news = holder and holder != self._told
+        is_news = self._told is None or (holder and holder != self._told)
         if not is_news and time.monotonic() - self._told_at < REPORT_S:
             return
-        self._told, self._told_at = holder, time.monotonic()
+        self._told, self._told_at = holder or self._told or "", time.monotonic()
         logger.info(
             "waiting for another run%s, which is making %s in %s: %d of %d clips are done",
             holder,

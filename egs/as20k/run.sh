@@ -2,6 +2,9 @@
 # AS-20K: BEATs fine-tuned on AudioSet's balanced list. AUDIOSET and BEATS_CHECKPOINT in db.sh say where the audio and
 # the pre-trained model are.
 # Options: run.sh --help
+
+# A scheduler's notice that comes before the driver can answer it is kept for it, also while db.sh runs.
+trap 'export AUDIOTAG_NOTICED=yes' USR1
 set -euo pipefail
 
 RECIPE_DIR=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # AudioSet: 527 classes, about two million clips of 10 s. AUDIOSET in db.sh says where the audio is.
 # Options: run.sh --help
+
+# A scheduler's notice that comes before the driver can answer it is kept for it, also while db.sh runs.
+trap 'export AUDIOTAG_NOTICED=yes' USR1
 set -euo pipefail
 
 RECIPE_DIR=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

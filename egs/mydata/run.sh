@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Your own recordings: MYDATA, here or in db.sh, is a CSV that lists them or a folder with one folder per class.
 # Options: run.sh --help
+
+# A scheduler's notice that comes before the driver can answer it is kept for it, also while db.sh runs.
+trap 'export AUDIOTAG_NOTICED=yes' USR1
 set -euo pipefail
 
 RECIPE_DIR=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

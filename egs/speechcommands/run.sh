@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Speech Commands V2: 105,829 recordings of 35 words, one second each.
 # Options: run.sh --help
+
+# A scheduler's notice that comes before the driver can answer it is kept for it, also while db.sh runs.
+trap 'export AUDIOTAG_NOTICED=yes' USR1
 set -euo pipefail
 
 RECIPE_DIR=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

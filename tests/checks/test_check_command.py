@@ -97,8 +97,11 @@ def start_rank(recipe, rank: int, size: int, port: int) -> subprocess.Popen:
 @pytest.mark.slow
 @pytest.mark.parametrize("absent", [0, 2])
 def test_a_process_that_is_missing_is_named(recipe, absent):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))  # and never listens: nobody else comes by this port
+    port = held.getsockname()[1]
+    if absent != 0:
+        held.close()
     started = time.monotonic()
     ranks = {rank: start_rank(recipe, rank, 3, port) for rank in range(3) if rank != absent}
     output = {rank: process.communicate(timeout=200)[0] for rank, process in ranks.items()}
@@ -109,6 +112,7 @@ def test_a_process_that_is_missing_is_named(recipe, absent):
         assert "configuration" in output[0] and "corpus" in output[0]
     else:
         assert "rank 1 of 3 cannot reach 127.0.0.1" in output[1]
+    held.close()
 
 
 def test_a_corpus_that_has_lost_its_files(recipe, tmp_path):

@@ -17,9 +17,8 @@ STUDENT = ("--set", "distillation={teachers: [teachers/a]}", "--set", "training.
 PROBE = ("--set", "init={model: teachers/a, head: fresh}", "--set", "training.epochs=1")
 PROBE += ("--set", "encoder={name: ast, embed_dim: 24, depth: 2, num_heads: 1, freeze: true}")
 BLOCKS = 9
-WAITING = (
-    r"waiting for another run \(process (\d+) on .*\), which is making (.*) in .*: \d+ of 36 clips are done"
-)
+MAKER = r"(?: \(process (\d+) on .*\))?, which is making (.*) in .*"
+WAITING = rf"waiting for another run{MAKER}: \d+ of \d+ clips are done"
 
 
 class Students:
@@ -86,7 +85,8 @@ def test_of_two_that_start_together_one_makes_the_rows(students, settings, what,
     assert sum(map(len, made)) == times
     waited = [found for run in both for found in re.findall(WAITING, run.output)]
     assert waited and {found[1] for found in waited} == {what}
-    assert {int(pid) for pid, _ in waited} <= {run.process.pid for run in both}
+    # One that has the folder since this very moment is not named yet.
+    assert {int(pid) for pid, _ in waited if pid} <= {run.process.pid for run in both}
 
 
 @pytest.mark.slow

@@ -63,6 +63,19 @@ def test_folds_are_not_run_beside_their_array(submit, slurm):
     # The table over them is made by a job that would prepare what is not done.
     assert refusal(2, 3) in submit(*folds, "--stage", "1").stderr
     assert "jobs that do the same" not in submit(*folds, "--stage", "7", "--stop-stage", "7").stderr
+    # Neither is one of them, which a task of the array does.
+    one = (*folds, "--fold", "2")
+    assert refusal(2) in submit(*one, "--stage", "1", "--stop-stage", "5").stderr
+    assert "jobs that do the same" not in submit(*one, "--stage", "6", "--stop-stage", "6").stderr
+
+
+@pytest.mark.slow
+def test_folds_are_not_run_beside_the_job_of_one(submit, slurm):
+    folds = ("--recipe", "esc50", "--config", "conf/ast_tiny.yaml", "--set", "corpus.dir=/corpora/esc50")
+    train = ("--stage", "5", "--stop-stage", "5")
+    assert submit("--launcher", "slurm", *folds, *train, "--fold", "3").returncode == 0
+    assert refusal(1) in submit(*folds, *train).stderr
+    assert "jobs that do the same" not in submit(*folds, *train, "--fold", "2").stderr
 
 
 def test_what_is_done_is_no_reason_to_refuse(submit, slurm):
@@ -76,12 +89,18 @@ def test_what_is_done_is_no_reason_to_refuse(submit, slurm):
     assert refusal(1, 2, 3, 4) in submit("--stop-stage", "0", "--force").stderr
 
 
-def test_jobs_do_not_refuse_themselves(tree, chain, slurm):
-    logs = tree / "egs" / "mini" / "exp" / "ast_tiny" / "log" / "slurm"
+@pytest.mark.parametrize("is_old", [False, True])
+def test_jobs_do_not_refuse_themselves(tree, chain, slurm, is_old):
+    script = tree / "egs" / "mini" / "exp" / "ast_tiny" / "log" / "slurm" / "stage0-corpus.sh"
+    job = {}
+    if is_old:  # submitted before jobs were told that they are
+        script.write_text(script.read_text().replace("export AUDIOTAG_SUBMITTED=yes\n", ""))
+        slurm.set_state("RUNNING", 1)
+        job = {"SLURM_JOB_ID": "1"}
     done = subprocess.run(
-        ["bash", logs / "stage0-corpus.sh"],
+        ["bash", script],
         cwd=tree,
-        env=environment(**slurm.variables),
+        env=environment(**slurm.variables, **job),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -40,6 +40,7 @@ if [[ ! -e $CALLS.begun ]]; then
 fi
 exec {program} "$@"
 """
+RECIPES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "egs").glob("*/run.sh"))
 # Stage 0 of a test's own: it begins, and ends when it is told to.
 CORPUS = """
 mkdir -p "$1" && touch begun
@@ -67,10 +68,10 @@ class Node:
             (folder / name).chmod(0o755)
         (folder / "slurmstepd").symlink_to(shutil.which("bash"))
 
-    def start(self, *arguments: str, **changes: str) -> subprocess.Popen:
+    def start(self, *arguments: str, called: str = "run.sh", **changes: str) -> subprocess.Popen:
         """Start the driver as slurmstepd does; its process id goes to a file."""
         (self._folder / "pid").unlink(missing_ok=True)
-        script = 'bash run.sh "$@" & echo $! >"$0.part"; mv "$0.part" "$0"; wait $!'
+        script = f'bash {called} "$@" & echo $! >"$0.part"; mv "$0.part" "$0"; wait $!'
         path = f"{self._folder}:{os.environ['PATH']}"
         with self.output.open("w") as file:
             self._last = subprocess.Popen(
@@ -139,13 +140,16 @@ def test_a_task_of_an_array_that_does_nothing_yet_queues_itself_alone_again(node
     assert node.said("job 7_2 is queued again")
 
 
-@pytest.mark.parametrize("program", ["dirname", "nproc"])
-def test_a_notice_before_the_driver_is_ready_is_kept(node, program):
+@pytest.mark.parametrize(
+    ("called", "program"),
+    [("run.sh", "dirname"), ("run.sh", "nproc"), *((f"egs/{name}/run.sh", "dirname") for name in RECIPES)],
+)
+def test_a_notice_before_the_driver_is_ready_is_kept(node, called, program):
     """Also when it calls itself again by way of the recipe: by then the first of them has long ended."""
     stand_in = node.calls.with_name(program)
     stand_in.write_text(f"#!/usr/bin/env bash\n{SLOW.format(program=shutil.which(program))}")
     stand_in.chmod(0o755)
-    driver = node.start("--stop-stage", "0")
+    driver = node.start("--stop-stage", "0", called=called)
     wait_for(Path(f"{node.calls}.begun").exists)
     node.notify()
     Path(f"{node.calls}.end").touch()

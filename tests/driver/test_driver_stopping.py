@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -135,6 +136,22 @@ def passed_through(name: str, text: str) -> str:
 def test_only_a_real_failure_is_reported_by_the_launcher(first, is_shown):
     report = REPORT.format(rule="=" * 60, first=first)
     assert passed_through("hide_stops", report) == (report if is_shown else "an epoch\nthe end\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("stopped by SIGTERM after update 7; saved exp/a/step-7.pt", 75),
+        ("stopped by SIGUSR1 after 2 of 9 blocks of the teachers' scores; the same command goes on", 75),
+        ("stopped by SIGUSR1 while it waited for another run to make the teachers' scores in a", 75),
+        ("stopped by accident", 1),
+    ],
+)
+def test_what_a_stopped_run_says_tells_its_exit_code(tmp_path, line, code):
+    """Torchrun's own is 1 where a hangup has ended it, which leaves no table of codes."""
+    log = tmp_path / "log"
+    log.write_text(f"2026-01-02 03:04:05 [stage 5: train] started\n{line}\n")
+    assert passed_through(f"own_status 1 {shlex.quote(str(log))}", "") == f"{code}\n"
 
 
 @pytest.mark.parametrize("name", ["hide_torchrun", "hide_launcher"])

@@ -16,7 +16,14 @@ from audiotag.prediction.members import find_members
 from audiotag.prediction.memberscores import ModelScorer
 from audiotag.training.averaging import choose_weights
 from audiotag.training.checkpoint import load_checkpoint, save_checkpoint
-from audiotag.training.otherfolds import Fold, all_folds, fold_here, folds_behind, refuse_other_folds
+from audiotag.training.otherfolds import (
+    Fold,
+    all_folds,
+    fold_here,
+    folds_behind,
+    folds_of_sources,
+    refuse_other_folds,
+)
 from audiotag.training.starting import find_start, read_start
 from tests.conftest import Recipe
 from tests.corpora.publishedcorpora import make_esc50
@@ -80,6 +87,14 @@ def test_a_model_of_another_fold_is_refused(inside, place):
             assert (finding.level, finding.exit_code) == ("fail", 2) and "for fold 2" in finding.text
         [finding] = check_models(config, inside / "data/fold2", inside / "exp/new")
         assert finding.level == "ok"
+
+
+def test_data_that_does_not_tell_its_fold_is_a_finding_only_where_a_model_is_named(inside, tmp_path):
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests/coverage.json").write_text("{")
+    assert check_models(config_with(), tmp_path, inside / "exp/new") == []
+    [finding] = check_models(config_with("init.model=exp/base/fold1"), tmp_path, inside / "exp/new")
+    assert finding.level == "fail" and "coverage.json" in finding.text
 
 
 @pytest.mark.slow
@@ -155,9 +170,15 @@ def test_folds_come_along_with_weights(folds, inside, tmp_path):
 
 def test_a_run_has_the_folds_of_its_own_of_its_start_and_of_its_teachers():
     start, taught = {"folds": [["esc50", 2]]}, [HERE, Fold("a", 3)]
-    assert all_folds(None, start, taught) == [["a", 3], ["esc50", 1], ["esc50", 2]]
-    assert all_folds(HERE, {"model": "of an older version"}) == [["esc50", 1]]
-    assert all_folds(None, None) == []
+    assert all_folds(None, [start, None], taught) == [["a", 3], ["esc50", 1], ["esc50", 2]]
+    gone_on = [{"model": "of an older version"}, {"folds": [["esc50", 4]]}]
+    assert all_folds(HERE, gone_on) == [["esc50", 1], ["esc50", 4]]
+    assert all_folds(None, [None, {}]) == []
+
+
+def test_clips_of_other_folds_count_like_their_models(inside, tmp_path):
+    sources = f"data.sources=[{{}}, {{data_dir: {inside / 'data/fold2'}}}, {{data_dir: {tmp_path}}}]"
+    assert folds_of_sources(load_config("config.yaml", [sources])) == [Fold("", 2)]
 
 
 def test_what_older_files_and_models_without_folds_say(inside, tmp_path):

@@ -220,8 +220,13 @@ def test_a_checkpoint_has_the_trained_weights_and_its_averages(run):
             {"weights": "swa"},
             r"init.model is the run .*run, of whose weights none.* training.swa is not",
         ),
-        (".", {"epoch": 3}, r"run has no checkpoint of epoch 3"),
-        ("../planned", {}, r"planned holds no epoch-<n>.pt; stage 5 makes them"),
+        (
+            ".",
+            {"epoch": 3},
+            r"init.model is the run .* \(init.epoch, called .*: .*run has no checkpoint of epoch 3",
+        ),
+        (".", {"best_k": 9}, r"\(init.best_k, called evaluation's in what follows\): .*evaluation.best_k"),
+        ("../planned", {}, r"none can be taken: .*planned holds no epoch-<n>.pt; stage 5 makes them"),
     ],
 )
 def test_weights_that_are_not_there(run, model, choice, words):
