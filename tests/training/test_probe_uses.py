@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from audiotag.interop.formats import read_model
 from audiotag.interop.importing import hints_of, import_model
 from audiotag.tagger import Tagger, build_tagger
 from audiotag.training.checkpoint import load_checkpoint
+from tests.conftest import Recipe
 from tests.export.models import SMALL
 
 FOREIGN = {"ast": ("ast", "hf"), "beats": ("beats", "espnet"), "zipformer": ("icefall",)}
@@ -30,6 +32,16 @@ FILES = {"hf": "", "espnet": "", "ast": "ast_16_16.pth", "beats": "beats.pt", "i
 LENGTH = {"ast": {"target_frames": 400}}
 # What these formats round: the AST's three eps become one.
 TOLERANCE = {"hf": 0.02}
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe, tmp_path_factory):
+    """A copy of the recipe that tests share, where others would meet the embeddings that are made here."""
+    copy = Recipe(tmp_path_factory.mktemp("uses"))
+    for name in ("corpus", "data/manifests"):
+        shutil.copytree(recipe.folder / name, copy.folder / name)
+    shutil.copy(recipe.folder / "config.yaml", copy.folder)
+    return copy
 
 
 @pytest.fixture(
