@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -86,7 +87,22 @@ def open_store(place: Place, timeout: timedelta) -> dist.Store:
         store, _, _ = next(dist.rendezvous("env://", place.rank, place.size, timeout=timeout))
         return store
     address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "0"))
+    if place.rank != 0:
+        wait_for_port(address, port, timeout.total_seconds())
     return dist.TCPStore(address, port, place.size, place.rank == 0, timeout=timeout, wait_for_workers=False)
+
+
+def wait_for_port(address: str, port: int, timeout_s: float) -> None:
+    """Wait until somebody listens: the store tries for up to three times as long as it was told to."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=timeout_s).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(error.strerror or str(error)) from None
+        time.sleep(POLL_S)
 
 
 def wait_for(store: dist.Store, what: str, size: int, timeout_s: float) -> list[int]:

@@ -15,7 +15,7 @@ from audiotag.errors import run_command
 from audiotag.training import probing
 
 BLOCK_CLIPS = 4
-PAUSE_S = 0.25
+PAUSE_S = 0.1
 COMMANDS = {"teacher_scores": teacher_scores.main, "train": train.main}
 
 

@@ -84,7 +84,8 @@ def test_of_two_that_start_together_one_makes_the_rows(students, settings, what,
     made = [re.findall(r"clips in \d blocks, 0 of which are done", run.output) for run in both]
     assert sum(map(len, made)) == times
     waited = [found for run in both for found in re.findall(WAITING, run.output)]
-    assert waited and {found[1] for found in waited} == {what}
+    # Who misses the lock by a moment waits for some seconds without a word, as for that of a dying run.
+    assert {found[1] for found in waited} <= {what}
     # One that has the folder since this very moment is not named yet.
     assert {int(pid) for pid, _ in waited if pid} <= {run.process.pid for run in both}
 
