@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(path.stem for path in (ROOT / "audiotag" / "bin").glob("[!_]*.py"))
+# The others are alike, and many.
+QUICK = ("evaluate", "prepare", "slurm", "train")
 
 # In place of a module that every command imports; like some compiled ones it makes nothing of the interrupt.
 SLOW_IMPORT = """
@@ -51,7 +53,10 @@ def interrupted(folder: Path, command: str, handler, seconds: float = 60.0) -> s
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS],
+)
 def test_it_ends_in_one_line(tmp_path, command):
     done = interrupted(tmp_path, command, signal.default_int_handler)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -40,7 +40,10 @@ if [[ ! -e $CALLS.begun ]]; then
 fi
 exec {program} "$@"
 """
-RECIPES = sorted(path.parent.name for path in (Path(__file__).parents[2] / "egs").glob("*/run.sh"))
+RECIPES = [
+    pytest.param(f"egs/{path.parent.name}/run.sh", "dirname", marks=pytest.mark.slow)
+    for path in sorted((Path(__file__).parents[2] / "egs").glob("*/run.sh"))
+]
 # Stage 0 of a test's own: it begins, and ends when it is told to.
 CORPUS = """
 mkdir -p "$1" && touch begun
@@ -140,10 +143,7 @@ def test_a_task_of_an_array_that_does_nothing_yet_queues_itself_alone_again(node
     assert node.said("job 7_2 is queued again")
 
 
-@pytest.mark.parametrize(
-    ("called", "program"),
-    [("run.sh", "dirname"), ("run.sh", "nproc"), *((f"egs/{name}/run.sh", "dirname") for name in RECIPES)],
-)
+@pytest.mark.parametrize(("called", "program"), [("run.sh", "dirname"), ("run.sh", "nproc"), *RECIPES])
 def test_a_notice_before_the_driver_is_ready_is_kept(node, called, program):
     """Also when it calls itself again by way of the recipe: by then the first of them has long ended."""
     stand_in = node.calls.with_name(program)

@@ -26,6 +26,8 @@ from audiotag.training.checkpoint import load_checkpoint
 from tests.conftest import Recipe
 from tests.export.models import SMALL
 
+pytestmark = pytest.mark.slow
+
 FOREIGN = {"ast": ("ast", "hf"), "beats": ("beats", "espnet"), "zipformer": ("icefall",)}
 FILES = {"hf": "", "espnet": "", "ast": "ast_16_16.pth", "beats": "beats.pt", "icefall": "pretrained.pt"}
 # A clip is no longer than what the AST hears, so that a prediction hears the same.
@@ -44,10 +46,7 @@ def recipe(recipe, tmp_path_factory):
     return copy
 
 
-@pytest.fixture(
-    scope="module",
-    params=["ast", *(pytest.param(name, marks=pytest.mark.slow) for name in ("beats", "zipformer"))],
-)
+@pytest.fixture(scope="module", params=["ast", "beats", "zipformer"])
 def probe(recipe, request):
     """A probe of two epochs, its folder, and what evaluation says of the mean of its checkpoints."""
     name = request.param
@@ -169,7 +168,6 @@ def test_prediction_says_the_same(probe, recipe):
         assert name.startswith(probe.labels[int(probabilities.argmax())].name)
 
 
-@pytest.mark.slow
 def test_fine_tuning_teaching_and_ensembles_take_it(probe, recipe):
     still = ("--set", "optimizer.lr=1e-12", "--set", "optimizer.weight_decay=0", "--set", "training.epochs=1")
     unfrozen = ("--set", "encoder.freeze=false", "--set", "evaluation.avg=1", *still)
