@@ -28,7 +28,7 @@ from audiotag.prediction.model import choice_of_run, chosen_model
 from audiotag.provenance import weights_digest
 from audiotag.training.averaging import choose_weights
 from audiotag.training.checkpoint import holds_run
-from audiotag.training.otherfolds import Fold, folds_behind, refuse_other_folds
+from audiotag.training.otherfolds import Fold, folds_behind_all, refuse_other_folds
 from audiotag.training.weightchoice import choose_files
 
 KEY = "distillation.teachers"
@@ -146,7 +146,7 @@ def open_teachers(config: Config, labels: LabelTable, world: World, here: Fold |
         place = find_teacher(name, here)
         model = open_teacher(place, labels)
         model.tagger.requires_grad_(False)
-        folds = frozenset(fold for file in files_of(place) for fold in folds_behind(file))
+        folds = frozenset(folds_behind_all(files_of(place)))
         columns = teacher_columns(labels, model, place)
         members.append(Teacher(place, model, columns, model_digest(model), folds))
     return Teachers(members, section.weights)

@@ -15,7 +15,7 @@ from audiotag.commandline import positive
 from audiotag.configevaluation import WeightChoice
 from audiotag.evaluation.conditions import KINDS, SUFFIXES
 from audiotag.provenance import collect_provenance, file_digest
-from audiotag.training.otherfolds import Fold, folds_behind
+from audiotag.training.otherfolds import Fold, folds_behind_all
 from audiotag.training.weightchoice import choose_files, shown_name
 from audiotag.training.weightmeans import mean_between, mean_of_files
 
@@ -81,13 +81,12 @@ def choose_weights(exp_dir: Path, choice: WeightChoice) -> ChosenWeights:
     averaged = {shown_name(path, exp_dir): origin for path, origin in taken.averaged.items()}
     files = {shown_name(path, exp_dir): file_digest(path) for path in chosen.paths}
     heavy = ("model", "averages", "optimizer", "scaler", "loss")
-    folds = sorted({fold for path in chosen.paths for fold in folds_behind(path)})
     return ChosenWeights(
         name=chosen.name if between else chosen.name + SUFFIXES[taken.kind],
         weights=taken.weights,
         checkpoint={
             **{key: value for key, value in taken.state.items() if key not in heavy},
-            "folds": [list(fold) for fold in folds],
+            "folds": [list(fold) for fold in folds_behind_all(chosen.paths)],
         },
         files=list(files),
         sha256=files,

@@ -41,9 +41,13 @@ class Fold(NamedTuple):
 
 def fold_here(config: Config, data_dir: Path | None = None) -> Fold | None:
     """The fold that a run will be evaluated on: that of the prepared data, else that of the configuration."""
-    if data_dir is not None and (data_dir / "manifests" / "coverage.json").exists():
-        return fold_of(config.corpus.model_dump(), read_coverage(data_dir))
-    return fold_of(config.corpus.model_dump(), {})
+    return fold_of_data(config.corpus.model_dump(), data_dir)
+
+
+def fold_of_data(corpus: Mapping[str, Any], data_dir: Path | None) -> Fold | None:
+    """The fold that a data folder is about, or a section `corpus` where it is not prepared."""
+    prepared = data_dir is not None and (data_dir / "manifests" / "coverage.json").exists()
+    return fold_of(corpus, read_coverage(data_dir) if prepared else {})
 
 
 def fold_of(corpus: Mapping[str, Any], coverage: Mapping[str, Any]) -> Fold | None:
@@ -51,6 +55,11 @@ def fold_of(corpus: Mapping[str, Any], coverage: Mapping[str, Any]) -> Fold | No
     # The data may have been prepared by another configuration, which is then the one that counts.
     number = (coverage.get("notes") or {}).get("fold", corpus.get("fold"))
     return None if number is None else Fold(corpus["name"] if "fold" in corpus else UNNAMED, number)
+
+
+def folds_behind_all(paths: Iterable[Path]) -> list[Fold]:
+    """The folds that weights of several files or folders come from, each once and in their order."""
+    return sorted({fold for path in paths for fold in folds_behind(path)})
 
 
 def folds_behind(path: Path) -> list[Fold]:
@@ -64,9 +73,7 @@ def folds_behind(path: Path) -> list[Fold]:
         # Of mapped files only the plain values are read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return folds_in(state, state["config"]) if state["format"] == FORMAT else []
-    except (
-        Exception
-    ):  # arbitrary bytes make torch's reader fail in many ways, and what is read may be anything
+    except Exception:  # bytes of anything make torch's reader fail in many ways
         return []
 
 
@@ -81,8 +88,7 @@ def folds_in(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[Fold]
 def folds_of_sources(config: Config) -> list[Fold]:
     """The folds whose clips other recipes' data, `data.sources`, bring in."""
     folders = [Path(source.data_dir) for source in config.data.sources or () if source.data_dir]
-    known = [folder for folder in folders if (folder / "manifests" / "coverage.json").exists()]
-    folds = [fold_of({}, read_coverage(folder)) for folder in known]
+    folds = [fold_of_data({}, folder) for folder in folders]
     return [fold for fold in folds if fold is not None]
 
 

@@ -28,7 +28,7 @@ from audiotag.provenance import file_digest
 from audiotag.tagger import Tagger, build_frontend
 from audiotag.training.averaging import choose_weights, warn_of_unmeasured_weights
 from audiotag.training.checkpoint import holds_run
-from audiotag.training.otherfolds import Fold, folds_behind, refuse_other_folds
+from audiotag.training.otherfolds import Fold, folds_behind_all, refuse_other_folds
 from audiotag.training.weightchoice import choose_files
 
 logger = logging.getLogger(__name__)
@@ -126,8 +126,8 @@ def read_start(config: Config, world: World, here: Fold | None = None) -> Start 
     if not path.exists():
         path = locate_start(init, here)
     refuse_other_folds(here, files := files_of(init, path), KEY)
-    folds = sorted({fold for file in files for fold in folds_behind(file)})
-    origin = {"model": init.model, "path": str(path.resolve()), "folds": [list(fold) for fold in folds]}
+    folds = [list(fold) for fold in folds_behind_all(files)]
+    origin = {"model": init.model, "path": str(path.resolve()), "folds": folds}
     choice = choice_among(init, path)
     if choice is not None:
         with naming_the_run(init, path):
